@@ -1,0 +1,65 @@
+# tm_ivshmem_server: glibc and GNU make are all that it needs.
+#
+#   make             the server, ./tm_ivshmem_server
+#   make run         build it and run it on its default: a shared memory object of 1M
+#   make deps        install what the tests need (as root, on Debian)
+#   make check       run all tests; REQUIRE_ALL=1: a test that is skipped has failed
+#   make clean       remove what was built
+#
+# CC, CFLAGS, LDFLAGS, PREFIX and DESTDIR are yours. WERROR=1 makes warnings errors,
+# SANITIZE=address,undefined builds everything with sanitizers.
+
+VERSION = 1.0.0
+
+CFLAGS ?= -O2 -g
+WARNINGS = -Wall -Wextra -Wshadow -Wstrict-prototypes $(if $(WERROR),-Werror)
+OWN_CFLAGS = -std=gnu11 -DVERSION='"$(VERSION)"' -I. $(WARNINGS) $(SANITIZER)
+SANITIZER = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer)
+COMPILE = $(CC) $(OWN_CFLAGS) $(CPPFLAGS) $(CFLAGS)
+
+# Tests in C (with cmocka) and what they share; programs for tests and people; tests in shell.
+C_TESTS = $(patsubst tests/%.t.c,build/tests/%.t,$(wildcard tests/*.t.c))
+SHARED_OBJECTS = $(patsubst tests/lib/%.c,build/tests/lib/%.o,$(wildcard tests/lib/*.c))
+TOOLS = $(patsubst tests/tools/%.c,build/tests/%,$(wildcard tests/tools/*.c))
+BATS = $(wildcard tests/*.bats)
+TESTS = $(C_TESTS) $(BATS)
+
+all: tm_ivshmem_server
+
+tm_ivshmem_server: build/tm_ivshmem_server.o build/send_scm.o
+	$(COMPILE) $(LDFLAGS) -o $@ $^
+
+build/%.o: %.c build/flags
+	@mkdir -p $(@D)
+	$(COMPILE) -MMD -MP -c -o $@ $<
+
+build/tests/%.t: build/tests/%.t.o $(SHARED_OBJECTS) build/send_scm.o
+	$(COMPILE) $(LDFLAGS) -o $@ $^ -lcmocka -lpthread
+
+build/tests/%: build/tests/tools/%.o $(SHARED_OBJECTS) build/send_scm.o
+	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpthread
+
+# Other flags, another build: this file changes when the flags do.
+build/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(subst ','\'',$(COMPILE) $(LDFLAGS))' | cmp -s - $@ || \
+		echo '$(subst ','\'',$(COMPILE) $(LDFLAGS))' >$@
+
+run: tm_ivshmem_server
+	./tm_ivshmem_server
+
+deps:
+	tests/deps
+
+check: tm_ivshmem_server $(C_TESTS) $(TOOLS)
+	tests/run $(TESTS)
+
+clean:
+	rm -rf build tm_ivshmem_server
+
+FORCE:
+.PHONY: all run deps check clean FORCE
+.SECONDARY:
+.DELETE_ON_ERROR:
+
+-include $(wildcard build/*.d build/tests/*.d build/tests/*/*.d)
