@@ -26,15 +26,19 @@
 #include "send_scm.h"
 
 #include <assert.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <grp.h>
 #include <inttypes.h>
 #include <libgen.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,7 +51,10 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syslog.h>
 #include <sys/un.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -60,6 +67,7 @@
 #define DEFAULT_SHM      "ivshmem"
 #define DEFAULT_SIZE     (UINT64_C(1) << 20)
 #define VECTORS_MAX      2048  /* what MSI-X has */
+#define SYNC_MAX         86400 /* seconds: a day */
 #define IDS              65536 /* the device's register has 16 bits for it */
 #define PROTOCOL_VERSION 0
 #define REFUSED          (-1) /* a version that makes every QEMU exit with an error */
@@ -74,14 +82,20 @@
 _Static_assert(SCM_KEEP >= FD_SETSIZE, "an emptied queue must have room for a leave of each peer");
 
 struct options {
-	const char *file;   /* absolute; NULL: a shared memory object */
-	const char *shm;    /* without a leading slash */
-	const char *socket; /* absolute */
-	uint64_t size;      /* bytes */
-	bool sized;         /* -m was given */
-	bool truncate, legacy, verbose;
+	const char *object;  /* absolute path of the backing store */
+	const char *socket;  /* absolute */
+	const char *pidfile; /* absolute; NULL: none */
+	bool shm;            /* the object is one of POSIX shared memory: it does not persist */
+	bool daemonize, truncate, allocate, legacy, verbose;
+	bool sized;    /* -m was given */
+	bool grouped;  /* -g was given */
+	uint64_t size; /* bytes */
 	unsigned int vectors;
+	unsigned int sync; /* seconds; 0: never */
+	gid_t group;       /* who may connect; NOBODY: only the server's own user */
 };
+
+#define NOBODY ((gid_t)-1)
 
 /* The memory that all nodes share. With no memory at all (-L -m 0), fd is -1. */
 struct store {
@@ -104,6 +118,7 @@ struct peer {
 	int sock;        /* closed by peer_free */
 	int *eventfds;   /* one for each vector, closed by peer_free */
 	uint64_t joined; /* its number among all joins */
+	int64_t since;   /* now_ms() when it joined */
 	enum peer_state state;
 	struct scm_queue queue;
 };
@@ -111,11 +126,17 @@ struct peer {
 struct server {
 	struct options opt;
 	struct store store;
-	int listener;     /* closed by socket_close */
-	dev_t socket_dev; /* which socket is ours, among all that may stand at the path */
+	int pidfile;          /* closed by pidfile_close; -1: none */
+	bool pidfile_created; /* by this start */
+	int listener;         /* closed by socket_close */
+	dev_t socket_dev;     /* which socket is ours, among all that may stand at the path */
 	ino_t socket_ino;
+	int parent;        /* the pipe to a parent that waits until we are ready; else -1 */
 	int signals;       /* the signalfd, closed at exit */
-	int spare;         /* given up to refuse a client when no descriptor is left */
+	int spare;         /* /dev/null: given up to refuse a client when no descriptor is left */
+	pid_t flusher;     /* the child that flushes the object to disk; 0: none */
+	bool flush_again;  /* when it has ended */
+	int64_t flush_at;  /* when -y wants the next flush */
 	int64_t accept_at; /* when to accept again after the kernel had no room; 0: now */
 	int64_t send_at;   /* when to send to starved peers again */
 	int64_t stop_at;   /* when to end at the latest; 0: not ending */
@@ -128,17 +149,22 @@ struct server {
 #define IN_USE UINT64_MAX
 
 /*
- * Logging: one line for each event, on stderr.
+ * Logging: one line for each event, on stderr or, in the background, to syslog.
  */
 
-static void log_line(const char *format, va_list args, int error)
+static bool background;
+
+static void log_line(int level, const char *format, va_list args, int error)
 {
 	char line[2048];
 	int n = vsnprintf(line, sizeof(line), format, args);
 
 	if (error && n >= 0 && (size_t)n < sizeof(line))
 		snprintf(line + n, sizeof(line) - (size_t)n, ": %s", strerror(error));
-	fprintf(stderr, "%s: %s\n", program_invocation_short_name, line);
+	if (background)
+		syslog(level, "%s", line);
+	else
+		fprintf(stderr, "%s: %s\n", program_invocation_short_name, line);
 }
 
 /* Says what happened. */
@@ -147,19 +173,18 @@ __attribute__((format(printf, 1, 2))) static void say(const char *format, ...)
 	va_list args;
 
 	va_start(args, format);
-	log_line(format, args, 0);
+	log_line(LOG_INFO, format, args, 0);
 	va_end(args);
 }
 
-/* Says what failed and why, errno's text behind it; errno stays. Returns false, for its caller to
- * return. */
+/* Says what failed, and errno's text, and keeps errno. Returns false, for its caller to return. */
 __attribute__((format(printf, 1, 2))) static bool fail(const char *format, ...)
 {
 	int error = errno;
 	va_list args;
 
 	va_start(args, format);
-	log_line(format, args, error);
+	log_line(LOG_ERR, format, args, error);
 	va_end(args);
 	errno = error;
 	return false;
@@ -171,7 +196,7 @@ __attribute__((format(printf, 1, 2))) static bool refuse(const char *format, ...
 	va_list args;
 
 	va_start(args, format);
-	log_line(format, args, 0);
+	log_line(LOG_ERR, format, args, 0);
 	va_end(args);
 	return false;
 }
@@ -185,7 +210,7 @@ __attribute__((format(printf, 1, 2), noreturn)) static void usage(const char *fo
 	va_start(args, format);
 	vsnprintf(line, sizeof(line), format, args);
 	va_end(args);
-	say("%s (see '%s --help')", line, program_invocation_short_name);
+	refuse("%s (see '%s --help')", line, program_invocation_short_name);
 	exit(2);
 }
 
@@ -223,36 +248,39 @@ static const char help_text[] =
 	"doorbells\n"
 	"for every ivshmem device that connects.\n"
 	"\n"
+	"  -d, --daemonize      go to the background once everything is ready\n"
 	"  -f, --file PATH      regular file as backing store; it persists\n"
 	"  -s, --shm NAME       POSIX shared memory object as backing store (default " DEFAULT_SHM
 	")\n"
 	"  -m, --size N[K|M|G|T]  size of the memory, a power of two; plain numbers are MiB\n"
 	"                       (default 1M for a new object, an existing one keeps its size)\n"
 	"  -t, --truncate       resize an existing object to -m exactly\n"
+	"  -a, --allocate       reserve every block of it now\n"
 	"  -n, --vectors N      MSI-X vectors of each node, 0 to 2048 (default 1)\n"
 	"  -p, --socket PATH    UNIX socket to listen on (default " DEFAULT_SOCKET ")\n"
+	"  -g, --group GROUP    who may connect, name or number (default kvm, where there is one)\n"
 	"  -L, --legacy         the original stream without the version message; any size of "
 	"whole\n"
 	"                       pages, and -m 0 for interrupts without memory\n"
+	"  -i, --pidfile PATH   write the process ID there, locked while the server lives\n"
+	"  -y, --sync SECONDS   flush the file to disk this often (always when a node leaves)\n"
 	"  -v, --verbose        log every message\n"
 	"  -V, --version        print the version and exit\n"
 	"  -h, --help           print this help and exit\n"
 	"\n"
-	"TERM, INT and QUIT end the server; the memory object stays.\n";
+	"TERM, INT and QUIT end the server, the memory object stays. USR1 logs a table of the "
+	"nodes.\n";
 
-static const char short_options[] = ":f:s:m:tn:p:LvVh";
+static const char short_options[] = ":df:s:m:tan:p:g:Li:y:vVh";
 static const struct option long_options[] = {
-	{"file", required_argument, NULL, 'f'},
-	{"shm", required_argument, NULL, 's'},
-	{"size", required_argument, NULL, 'm'},
-	{"truncate", no_argument, NULL, 't'},
-	{"vectors", required_argument, NULL, 'n'},
-	{"socket", required_argument, NULL, 'p'},
-	{"legacy", no_argument, NULL, 'L'},
-	{"verbose", no_argument, NULL, 'v'},
-	{"version", no_argument, NULL, 'V'},
-	{"help", no_argument, NULL, 'h'},
-	{NULL, 0, NULL, 0},
+	{"daemonize", no_argument, NULL, 'd'},     {"file", required_argument, NULL, 'f'},
+	{"shm", required_argument, NULL, 's'},     {"size", required_argument, NULL, 'm'},
+	{"truncate", no_argument, NULL, 't'},      {"allocate", no_argument, NULL, 'a'},
+	{"vectors", required_argument, NULL, 'n'}, {"socket", required_argument, NULL, 'p'},
+	{"group", required_argument, NULL, 'g'},   {"legacy", no_argument, NULL, 'L'},
+	{"pidfile", required_argument, NULL, 'i'}, {"sync", required_argument, NULL, 'y'},
+	{"verbose", no_argument, NULL, 'v'},       {"version", no_argument, NULL, 'V'},
+	{"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0},
 };
 
 /* Writes to stdout and ends the program: successfully, if all of it could be written. */
@@ -325,26 +353,32 @@ static uint64_t size_parse(const char *text)
 	return number << shift;
 }
 
-/* An absolute path, since the working directory changes. The caller owns it, for all its life. */
-static const char *path_parse(int letter, const char *text)
+/*
+ * An absolute path, since the working directory changes; *arg, the word of the command line that
+ * ends with it, is replaced by one with the absolute path. The caller owns it, for all its life.
+ */
+static const char *path_parse(int letter, char **arg)
 {
-	char *cwd = NULL, *path;
+	char *cwd = NULL, *word;
+	int before = (int)(optarg - *arg);
 
-	if (!*text)
+	if (!*optarg)
 		usage("%s '': give a path", option_name(letter));
-	if (*text != '/' && !(cwd = getcwd(NULL, 0)))
-		usage("%s '%s': give a path that starts with '/'; the working directory is "
+	if (*optarg == '/')
+		return optarg;
+	cwd = getcwd(NULL, 0);
+	if (!cwd || asprintf(&word, "%.*s%s/%s", before, *arg, cwd, optarg) < 0)
+		usage("%s '%s': give a path that starts with '/', the working directory is "
 		      "unknown: %s",
-		      option_name(letter), text, strerror(errno));
-	if (asprintf(&path, "%s%s%s", cwd ? cwd : "", cwd ? "/" : "", text) < 0)
-		usage("%s '%s': %s", option_name(letter), text, strerror(errno));
+		      option_name(letter), optarg, strerror(errno));
 	free(cwd);
-	return path;
+	*arg = word;
+	return word + before;
 }
 
-static const char *socket_parse(const char *text)
+static const char *socket_parse(char **arg)
 {
-	const char *path = path_parse('p', text);
+	const char *path = path_parse('p', arg);
 	size_t max = sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1;
 
 	if (strlen(path) > max)
@@ -355,16 +389,33 @@ static const char *socket_parse(const char *text)
 	return path;
 }
 
-/* The name of a shared memory object, without the slash that shm_open wants before it. */
+/* The path of a shared memory object: shm_open(3) looks for it there as well. */
 static const char *shm_parse(const char *text)
 {
 	const char *name = text + (*text == '/');
+	char *path;
 
 	if (!*name || strchr(name, '/') || strlen(name) > NAME_MAX || !strcmp(name, ".") ||
 	    !strcmp(name, ".."))
 		usage("%s '%s': give a name of 1 to %d bytes without '/'; a path goes with -f",
 		      option_name('s'), text, NAME_MAX);
-	return name;
+	if (asprintf(&path, "/dev/shm/%s", name) < 0)
+		usage("%s '%s': %s", option_name('s'), text, strerror(errno));
+	return path;
+}
+
+/* A group by name or number. */
+static gid_t group_parse(const char *text)
+{
+	struct group *group = getgrnam(text);
+	uint64_t number;
+	char *end;
+
+	if (group)
+		return group->gr_gid;
+	if (!digits_parse(text, &number, &end) || *end || number >= NOBODY)
+		usage("%s '%s': there is no such group", option_name('g'), text);
+	return (gid_t)number;
 }
 
 static uint64_t page_size(void)
@@ -397,41 +448,59 @@ static bool size_fits(const struct options *o, uint64_t bytes, char **why)
 	return false;
 }
 
-/* What holds for the options together, whatever their order. */
-static void options_check(const struct options *o, const char *size)
+/* What holds for the options together, whatever their order; arguments as they were given. */
+static void options_check(const struct options *o, const char *file, const char *shm,
+			  const char *size)
 {
 	char *why;
 
-	if (o->file && o->shm)
-		usage("%s and %s exclude each other: give one backing store", "-f/--file",
-		      "-s/--shm");
+	if (file && shm)
+		usage("%s '%s' and %s '%s' exclude each other: give one backing store", "-f/--file",
+		      file, "-s/--shm", shm);
 	if (o->truncate && !o->sized)
 		usage("%s needs %s: say which size", "-t/--truncate", "-m/--size");
 	if (o->sized && o->size == 0 && !o->legacy)
 		usage("%s '%s': give a size; only the original stream, -L, can do without memory",
 		      option_name('m'), size);
-	if (o->sized && o->size == 0 && o->truncate)
-		usage("%s: there is nothing to resize with %s %s", "-t/--truncate", "-m/--size",
-		      size);
+	if (o->sized && o->size == 0 && (o->truncate || o->allocate))
+		usage("%s: there is no memory with %s %s",
+		      o->truncate ? "-t/--truncate" : "-a/--allocate", "-m/--size", size);
 	if (o->sized && o->size > 0 && !size_fits(o, o->size, &why))
 		usage("%s '%s': %s", option_name('m'), size, why);
+	if (o->sync && o->shm)
+		usage("%s '%u' needs %s: shared memory is never on disk", option_name('y'), o->sync,
+		      "-f/--file");
 }
 
-/* Fills in the options; a mistake ends the program with status 2. */
+/*
+ * Fills in the options; a mistake ends the program with status 2. Relative paths in argv become
+ * absolute, so that a restart in place finds the same files.
+ */
 static void options_parse(struct options *o, int argc, char **argv)
 {
-	const char *size = NULL;
+	const char *file = NULL, *shm = NULL, *size = NULL;
 	int letter;
 
-	*o = (struct options){.socket = DEFAULT_SOCKET, .vectors = 1};
+	*o = (struct options){.object = "/dev/shm/" DEFAULT_SHM,
+			      .shm = true,
+			      .socket = DEFAULT_SOCKET,
+			      .vectors = 1,
+			      .group = NOBODY};
 	opterr = 0;
 	while ((letter = getopt_long(argc, argv, short_options, long_options, NULL)) != -1) {
 		switch (letter) {
+		case 'd':
+			o->daemonize = true;
+			break;
 		case 'f':
-			o->file = path_parse('f', optarg);
+			file = optarg;
+			o->object = path_parse('f', &argv[optind - 1]);
+			o->shm = false;
 			break;
 		case 's':
-			o->shm = shm_parse(optarg);
+			shm = optarg;
+			o->object = shm_parse(optarg);
+			o->shm = true;
 			break;
 		case 'm':
 			o->size = size_parse(size = optarg);
@@ -440,14 +509,27 @@ static void options_parse(struct options *o, int argc, char **argv)
 		case 't':
 			o->truncate = true;
 			break;
+		case 'a':
+			o->allocate = true;
+			break;
 		case 'n':
 			o->vectors = number_parse('n', optarg, 0, VECTORS_MAX);
 			break;
 		case 'p':
-			o->socket = socket_parse(optarg);
+			o->socket = socket_parse(&argv[optind - 1]);
+			break;
+		case 'g':
+			o->group = group_parse(optarg);
+			o->grouped = true;
 			break;
 		case 'L':
 			o->legacy = true;
+			break;
+		case 'i':
+			o->pidfile = path_parse('i', &argv[optind - 1]);
+			break;
+		case 'y':
+			o->sync = number_parse('y', optarg, 1, SYNC_MAX);
 			break;
 		case 'v':
 			o->verbose = true;
@@ -468,27 +550,25 @@ static void options_parse(struct options *o, int argc, char **argv)
 	}
 	if (optind < argc)
 		usage("unexpected argument '%s'", argv[optind]);
-	options_check(o, size);
-	if (!o->file && !o->shm)
-		o->shm = DEFAULT_SHM;
+	options_check(o, file, shm, size);
+	if (!o->grouped && getgrnam("kvm"))
+		o->group = getgrnam("kvm")->gr_gid;
 }
 
 /*
  * Limits
  */
 
-/* Makes sure that descriptors 0 to 2 exist, so that none of ours is taken for them. */
-static bool standard_descriptors_open(void)
+/* Opens the spare descriptor, after making sure that 0 to 2 exist and none of ours is taken for
+ * them. */
+static bool spare_open(struct server *s)
 {
-	int fd;
-
 	do {
-		fd = open("/dev/null", O_RDWR);
-		if (fd < 0)
-			return fail("cannot open /dev/null");
-	} while (fd <= STDERR_FILENO);
-	close(fd);
-	return true;
+		s->spare = open("/dev/null", O_RDWR | O_CLOEXEC);
+		if (s->spare >= 0 && s->spare <= STDERR_FILENO)
+			fcntl(s->spare, F_SETFD, 0);
+	} while (s->spare >= 0 && s->spare <= STDERR_FILENO);
+	return s->spare >= 0 || fail("cannot open /dev/null");
 }
 
 /*
@@ -541,90 +621,162 @@ static void socket_buffer_limit(int sock)
 }
 
 /*
+ * Files that we hold: the object and the pidfile
+ */
+
+/* Whether this very file stands at the path. */
+static bool file_stands_at(int fd, const char *path)
+{
+	struct stat ours, theirs;
+
+	return fstat(fd, &ours) == 0 && stat(path, &theirs) == 0 && ours.st_dev == theirs.st_dev &&
+	       ours.st_ino == theirs.st_ino;
+}
+
+/*
+ * Opens a regular file, or creates it with the mode, and locks it until the descriptor is closed.
+ * Returns that or, after having said why, -1; if somebody else has the lock, it calls taken to say
+ * so.
+ */
+static int file_claim(const char *path, int flags, mode_t mode, bool *created,
+		      void (*taken)(const char *path, int fd))
+{
+	struct stat st;
+	int fd;
+
+	/* To open a device or a FIFO may do something: look first. */
+	if ((flags & O_NOFOLLOW ? lstat(path, &st) : stat(path, &st)) == 0 &&
+	    !S_ISREG(st.st_mode)) {
+		refuse("cannot use %s: it is not a regular file", path);
+		return -1;
+	}
+	flags |= O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+	fd = open(path, flags);
+	if (fd < 0 && errno == ENOENT) {
+		fd = open(path, flags | O_CREAT | O_EXCL, mode);
+		*created = fd >= 0;
+	}
+	if (fd < 0) {
+		fail("cannot open %s", path);
+	} else if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		if (errno == EWOULDBLOCK)
+			taken(path, fd);
+		else
+			fail("cannot lock %s", path);
+	} else if (!file_stands_at(fd, path)) {
+		refuse("%s was replaced while it was being opened: try again", path);
+	} else {
+		return fd;
+	}
+	if (fd >= 0)
+		close(fd);
+	if (*created)
+		unlink(path);
+	*created = false;
+	return -1;
+}
+
+/*
+ * Lets the group in: to the file fd or, if that is -1, the socket at the path. Until then only the
+ * server's own user can open it. The default group is left out where we may not assign it.
+ */
+static bool group_admit(const struct options *o, int fd, const char *path)
+{
+	if (o->group == NOBODY)
+		return true;
+	if ((fd < 0 ? lchown(path, -1, o->group) : fchown(fd, -1, o->group)) < 0)
+		return (!o->grouped && errno == EPERM) ||
+		       fail("cannot give %s to group %u", path, (unsigned int)o->group);
+	if ((fd < 0 ? chmod(path, 0660) : fchmod(fd, 0660)) < 0)
+		return fail("cannot give %s mode 0660", path);
+	return true;
+}
+
+static void pidfile_taken(const char *path, int fd)
+{
+	char holder[16] = "";
+
+	if (read(fd, holder, sizeof(holder) - 1) < 0)
+		fail("cannot read %s", path);
+	refuse("pidfile %s is held by process %.*s: stop that one, or choose another path with -i",
+	       path, (int)strcspn(holder, "\n"), holder);
+}
+
+/* Opens and locks the pidfile; a file that holds anything but a number is left alone. */
+static bool pidfile_open(struct server *s)
+{
+	const char *path = s->opt.pidfile;
+	char text[32] = "";
+	ssize_t n;
+
+	if (!path)
+		return true;
+	s->pidfile = file_claim(path, 0, 0644, &s->pidfile_created, pidfile_taken);
+	if (s->pidfile < 0)
+		return false;
+	n = read(s->pidfile, text, sizeof(text));
+	if (n < 0)
+		return fail("cannot read %s", path);
+	if ((size_t)n > strspn(text, "0123456789") + 1 || (n > 0 && text[n - 1] != '\n'))
+		return refuse("%s exists and is not a pidfile: choose another path with -i", path);
+	return true;
+}
+
+static bool pidfile_write(struct server *s)
+{
+	char text[16];
+	int n = snprintf(text, sizeof(text), "%d\n", (int)getpid());
+
+	if (s->pidfile >= 0 &&
+	    (pwrite(s->pidfile, text, (size_t)n, 0) != n || ftruncate(s->pidfile, n) < 0))
+		return fail("cannot write pidfile %s", s->opt.pidfile);
+	return true;
+}
+
+/* Removes the pidfile if it is still ours, and closes it. */
+static void pidfile_close(struct server *s, bool keep)
+{
+	if (s->pidfile < 0)
+		return;
+	if (!keep && file_stands_at(s->pidfile, s->opt.pidfile) && unlink(s->opt.pidfile) < 0)
+		fail("cannot remove pidfile %s", s->opt.pidfile);
+	close(s->pidfile);
+	s->pidfile = -1;
+}
+
+/*
  * Backing store
  */
 
-/* What messages call the object. */
-static const char *store_name(const struct options *o)
+static void store_taken(const char *path, int fd)
 {
-	static char name[sizeof("shared memory object ") + NAME_MAX];
-
-	if (o->file)
-		return o->file;
-	snprintf(name, sizeof(name), "shared memory object %s", o->shm);
-	return name;
-}
-
-/* Opens the object for reading and writing; flags as for open. Returns the descriptor or -1. */
-static int object_open(const struct options *o, int flags)
-{
-	char name[NAME_MAX + 2];
-
-	flags |= O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
-	if (o->file)
-		return open(o->file, flags, 0600);
-	snprintf(name, sizeof(name), "/%s", o->shm);
-	return shm_open(name, flags, 0600);
-}
-
-static int object_unlink(const struct options *o)
-{
-	char name[NAME_MAX + 2];
-
-	if (o->file)
-		return unlink(o->file);
-	snprintf(name, sizeof(name), "/%s", o->shm);
-	return shm_unlink(name);
-}
-
-/* Refuses what is no regular file, before opening it could wake a device. */
-static bool object_is_file(const struct options *o)
-{
-	struct stat st;
-
-	if (!o->file || stat(o->file, &st) < 0 || S_ISREG(st.st_mode))
-		return true;
-	return refuse("cannot use %s as backing store: it is %s, not a regular file", o->file,
-		      S_ISDIR(st.st_mode)    ? "a directory"
-		      : S_ISBLK(st.st_mode)  ? "a block device"
-		      : S_ISCHR(st.st_mode)  ? "a character device"
-		      : S_ISFIFO(st.st_mode) ? "a FIFO"
-					     : "a socket");
+	(void)fd;
+	refuse("%s is served by another server: stop that one, or choose another object with -f or "
+	       "-s",
+	       path);
 }
 
 /*
  * Opens the object twice: first for the lock, which dies with the server though nodes keep the
  * memory open, then for the nodes.
  */
-static bool store_lock(struct server *s)
+static bool store_claim(struct server *s)
 {
-	const char *name = store_name(&s->opt);
-	struct stat locked, st;
+	const char *name = s->opt.object;
+	int flags = s->opt.shm ? O_NOFOLLOW : 0;
+	struct stat st;
 
-	s->store.lock = object_open(&s->opt, 0);
-	if (s->store.lock < 0 && errno == ENOENT) {
-		s->store.lock = object_open(&s->opt, O_CREAT | O_EXCL);
-		s->store.created = s->store.lock >= 0;
-	}
+	s->store.lock = file_claim(name, flags, 0600, &s->store.created, store_taken);
 	if (s->store.lock < 0)
-		return fail("cannot %s %s", errno == EEXIST ? "create" : "open", name);
-	if (flock(s->store.lock, LOCK_EX | LOCK_NB) < 0) {
-		if (errno == EWOULDBLOCK)
-			return refuse("%s is served by another server: stop that one, or choose "
-				      "another object with -f or -s",
-				      name);
-		return fail("cannot lock %s", name);
-	}
-	s->store.fd = object_open(&s->opt, 0);
+		return false;
+	s->store.fd = open(name, flags | O_RDWR | O_CLOEXEC | O_NOCTTY);
 	if (s->store.fd < 0)
 		return fail("cannot open %s", name);
-	if (fstat(s->store.lock, &locked) < 0 || fstat(s->store.fd, &st) < 0)
+	if (fstat(s->store.lock, &st) < 0)
 		return fail("cannot examine %s", name);
-	if (locked.st_dev != st.st_dev || locked.st_ino != st.st_ino)
+	if (!file_stands_at(s->store.lock, name) || !file_stands_at(s->store.fd, name))
 		return refuse("%s was replaced while it was being opened: try again", name);
-	if (!S_ISREG(st.st_mode))
-		return refuse("cannot use %s as backing store: it is not a regular file", name);
-	s->store.found = (uint64_t)st.st_size;
+	s->store.found = s->store.size = (uint64_t)st.st_size;
 	return true;
 }
 
@@ -632,83 +784,217 @@ static bool store_lock(struct server *s)
 static bool store_size_choose(struct server *s)
 {
 	const struct options *o = &s->opt;
-	const char *name = store_name(o);
-	uint64_t found = s->store.found;
+	const char *name = o->object;
+	uint64_t found = s->store.found, wanted = found;
 	char *why;
 
 	if (found == 0) {
-		s->store.size = o->sized ? o->size : DEFAULT_SIZE;
+		wanted = o->sized ? o->size : DEFAULT_SIZE;
 	} else if (o->truncate) {
-		s->store.size = o->size;
-		if (o->size < found)
-			say("%s shrinks from %s to %s", name, SIZE(found), SIZE(o->size));
+		wanted = o->size;
 	} else if (o->sized && o->size > found) {
 		return refuse("%s has %s, less than -m %s: leave out -m to serve it as it is, or "
 			      "add -t to enlarge it",
 			      name, SIZE(found), SIZE(o->size));
-	} else {
-		s->store.size = found;
-		if (o->sized && o->size < found)
-			say("%s has %s, more than -m %s: all of it is served", name, SIZE(found),
-			    SIZE(o->size));
+	} else if (o->sized && o->size < found) {
+		say("%s has %s, more than -m %s: all of it is served", name, SIZE(found),
+		    SIZE(o->size));
 	}
-	if (size_fits(o, s->store.size, &why))
+	if (size_fits(o, wanted, &why)) {
+		s->store.size = wanted;
 		return true;
-	refuse("cannot serve %s, which has %s: %s (-t -m resizes it)", name, SIZE(found), why);
+	}
+	refuse("cannot serve %s, which has %s: %s (-t with -m resizes it)", name, SIZE(found), why);
 	free(why);
 	return false;
 }
 
-/* Maps one page as QEMU will map all, to learn now whether the file system can. */
-static bool store_map_try(struct server *s)
+/*
+ * Whether the file system can hold the size. *map, how many bytes must be mapped to know that nodes
+ * can map all, becomes all of it where mapping reserves huge pages.
+ */
+static bool store_size_check(struct server *s, size_t *map)
 {
-	void *page = mmap(NULL, page_size(), PROT_READ | PROT_WRITE, MAP_SHARED, s->store.fd, 0);
+	const char *name = s->opt.object;
+	uint64_t size = s->store.size, most;
+	struct statfs fs;
 
-	if (page == MAP_FAILED)
-		return fail("cannot map %s: choose a file system that can share memory",
-			    store_name(&s->opt));
-	munmap(page, page_size());
+	if (fstatfs(s->store.fd, &fs) < 0)
+		return fail("cannot examine the file system of %s", name);
+	most = (uint64_t)fs.f_blocks * (uint64_t)fs.f_bsize;
+	if (fs.f_type == HUGETLBFS_MAGIC) {
+		*map = size;
+		if (size % (uint64_t)fs.f_bsize)
+			return refuse("cannot serve %s with %s: its file system holds whole huge "
+				      "pages; give a multiple of %s with -m",
+				      name, SIZE(size), SIZE((uint64_t)fs.f_bsize));
+	} else if (fs.f_type == TMPFS_MAGIC && most && size > most) {
+		return refuse(
+			"cannot serve %s with %s: its tmpfs holds %s; enlarge that with mount -o "
+			"remount,size=, or give less with -m",
+			name, SIZE(size), SIZE(most));
+	}
 	return true;
 }
 
-/* Opens or creates the object and enlarges it. What had to be undone, store_undo undoes. */
+/* Whether the user wants the start to end. */
+static bool signals_pending(void)
+{
+	sigset_t set;
+
+	return sigpending(&set) == 0 && (sigismember(&set, SIGTERM) || sigismember(&set, SIGINT) ||
+					 sigismember(&set, SIGQUIT));
+}
+
+/* Reserves every block, in steps, so that it can be seen and ended. */
+static bool store_allocate(struct server *s)
+{
+	const uint64_t size = s->store.size, step = UINT64_C(64) << 20;
+	const char *name = s->opt.object;
+	bool tell = isatty(STDERR_FILENO);
+	struct statfs fs;
+	struct stat st;
+
+	if (fstat(s->store.fd, &st) < 0 || fstatfs(s->store.fd, &fs) < 0)
+		return fail("cannot examine %s", name);
+	errno = 0;
+	for (uint64_t at = 0; at < size && !errno; at += step) {
+		uint64_t free_bytes = (uint64_t)fs.f_bfree * (uint64_t)fs.f_bsize;
+
+		if (size > free_bytes && size - free_bytes > (uint64_t)st.st_blocks * 512)
+			errno = ENOSPC;
+		else if (signals_pending())
+			errno = EINTR;
+		else if (fallocate(s->store.fd, 0, (off_t)at,
+				   (off_t)(size - at < step ? size - at : step)) == 0)
+			errno = 0;
+		if (tell && !errno)
+			fprintf(stderr, "\r%s: reserving %s: %3d %%", program_invocation_short_name,
+				name, (int)(100 * ((double)at + (double)step) / (double)size));
+	}
+	if (tell)
+		fputc('\n', stderr);
+	if (errno)
+		return fail("cannot reserve %s for %s", SIZE(size), name);
+	return true;
+}
+
+/* A node that writes to a hole on a full file system is killed: warn of that. */
+static bool store_warn_sparse(struct server *s)
+{
+	struct statfs fs;
+	struct stat st;
+	uint64_t missing, left;
+
+	if (fstat(s->store.fd, &st) < 0 || fstatfs(s->store.fd, &fs) < 0)
+		return fail("cannot examine %s", s->opt.object);
+	left = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize;
+	missing = s->store.size - (uint64_t)st.st_blocks * 512;
+	if (fs.f_type != HUGETLBFS_MAGIC && (uint64_t)st.st_blocks * 512 < s->store.size &&
+	    missing > left)
+		say("warning: %s lacks %s of its blocks and only %s are free: a node that writes "
+		    "when they are used up is killed; -a reserves them now",
+		    s->opt.object, SIZE(missing), SIZE(left >> 20 << 20));
+	return true;
+}
+
+/* Maps as QEMU will, to learn now whether the file system can. */
+static bool store_map_try(struct server *s, size_t bytes)
+{
+	void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, s->store.fd, 0);
+
+	if (memory == MAP_FAILED)
+		return fail("cannot map %s of %s: choose a file system that can share memory, with "
+			    "enough of it",
+			    SIZE(bytes), s->opt.object);
+	munmap(memory, bytes);
+	return true;
+}
+
+/* Opens or creates the object and enlarges it; store_close undoes what a failed start has done. */
 static bool store_open(struct server *s)
 {
+	size_t map = page_size();
+
 	if (s->opt.sized && s->opt.size == 0)
 		return true;
-	if (!object_is_file(&s->opt) || !store_lock(s) || !store_size_choose(s))
+	if (!store_claim(s) || !store_size_choose(s) || !store_size_check(s, &map))
 		return false;
 	if (s->store.size > s->store.found && ftruncate(s->store.fd, (off_t)s->store.size) < 0)
-		return fail("cannot give %s a size of %s", store_name(&s->opt),
-			    SIZE(s->store.size));
-	return store_map_try(s);
+		return fail("cannot give %s a size of %s", s->opt.object, SIZE(s->store.size));
+	if (!store_map_try(s, map) || (s->opt.allocate && !store_allocate(s)) ||
+	    !store_warn_sparse(s))
+		return false;
+	return !s->store.created || group_admit(&s->opt, s->store.fd, s->opt.object);
 }
 
 /* Shrinks the object, as the last step of a start: the only one that cannot be undone. */
 static bool store_shrink(struct server *s)
 {
-	if (s->store.size < s->store.found && ftruncate(s->store.fd, (off_t)s->store.size) < 0)
-		return fail("cannot shrink %s to %s", store_name(&s->opt), SIZE(s->store.size));
+	if (s->store.size >= s->store.found)
+		return true;
+	if (ftruncate(s->store.fd, (off_t)s->store.size) < 0)
+		return fail("cannot shrink %s to %s", s->opt.object, SIZE(s->store.size));
+	say("%s shrank from %s to %s", s->opt.object, SIZE(s->store.found), SIZE(s->store.size));
 	return true;
 }
 
-static void store_close(struct server *s)
+/*
+ * Flushes a file to disk in a child, so that the loop never waits for the disk; while one is at
+ * work, the next waits for it. flusher_reap hears of the outcome.
+ */
+static void store_flush(struct server *s)
 {
+	if (s->opt.shm || s->store.fd < 0)
+		return;
+	s->flush_again = s->flusher > 0;
+	if (s->flusher > 0)
+		return;
+	s->flusher = fork();
+	if (s->flusher == 0) {
+		/* Nothing of ours but the object may outlive us in here, above all not the locks.
+		 */
+		close_range(0, (unsigned int)s->store.fd - 1, 0);
+		close_range((unsigned int)s->store.fd + 1, UINT_MAX, 0);
+		_exit(fdatasync(s->store.fd) < 0 ? errno : 0);
+	}
+	if (s->flusher < 0) {
+		fail("cannot start a process to flush %s to disk", s->opt.object);
+		s->flusher = 0;
+	}
+}
+
+/* Says how a child of store_flush ended, and starts the next if there is one to be. */
+static void flusher_reap(struct server *s)
+{
+	int status;
+
+	if (s->flusher == 0 || waitpid(s->flusher, &status, WNOHANG) == 0)
+		return;
+	s->flusher = 0;
+	errno = WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
+	if (errno)
+		fail("cannot flush %s to disk", s->opt.object);
+	if (s->flush_again)
+		store_flush(s);
+}
+
+/* Closes the object: flushed to disk, or as it was found if it is not to be kept. */
+static void store_close(struct server *s, bool keep)
+{
+	const char *name = s->opt.object;
+
+	if (keep && !s->opt.shm && s->store.fd >= 0 && fdatasync(s->store.fd) < 0)
+		fail("cannot flush %s to disk", name);
+	if (!keep && s->store.created && unlink(name) < 0)
+		fail("cannot remove %s", name);
+	if (!keep && !s->store.created && s->store.size > s->store.found &&
+	    ftruncate(s->store.fd, (off_t)s->store.found) < 0)
+		fail("cannot give %s its size back", name);
 	if (s->store.fd >= 0)
 		close(s->store.fd);
 	if (s->store.lock >= 0)
 		close(s->store.lock);
-}
-
-/* After a failed start: leaves the object as it was found. */
-static void store_undo(struct server *s)
-{
-	if (s->store.created && object_unlink(&s->opt) < 0)
-		fail("cannot remove %s", store_name(&s->opt));
-	else if (!s->store.created && s->store.fd >= 0 && s->store.size > s->store.found &&
-		 ftruncate(s->store.fd, (off_t)s->store.found) < 0)
-		fail("cannot give %s its size back", store_name(&s->opt));
-	store_close(s);
 }
 
 /*
@@ -722,6 +1008,61 @@ static struct sockaddr_un socket_address(const char *path)
 	assert(strlen(path) < sizeof(address.sun_path));
 	strcpy(address.sun_path, path);
 	return address;
+}
+
+/* The inode of the socket that listens on a path, from the kernel's table; 0 if it is not there. */
+static unsigned long socket_inode(const char *path)
+{
+	FILE *table = fopen("/proc/net/unix", "re");
+	char line[512], at[256];
+	unsigned long inode, found = 0;
+	unsigned int flags;
+
+	while (table && !found && fgets(line, sizeof(line), table))
+		if (sscanf(line, "%*s %*s %*s %x %*s %*s %lu %255[^\n]", &flags, &inode, at) == 3 &&
+		    flags & 0x10000 /* it listens */ && !strcmp(at, path))
+			found = inode;
+	if (table)
+		fclose(table);
+	return found;
+}
+
+/* Whether a process has this socket open, as far as we may know. */
+static bool process_has_socket(const char *pid, unsigned long inode)
+{
+	char name[64], link[64], wanted[64];
+	struct dirent *entry;
+	bool found = false;
+	DIR *fds;
+
+	snprintf(wanted, sizeof(wanted), "socket:[%lu]", inode);
+	snprintf(name, sizeof(name), "/proc/%.20s/fd", pid);
+	fds = opendir(name);
+	while (fds && !found && (entry = readdir(fds))) {
+		ssize_t n = readlinkat(dirfd(fds), entry->d_name, link, sizeof(link) - 1);
+
+		link[n < 0 ? 0 : n] = '\0';
+		found = !strcmp(link, wanted);
+	}
+	if (fds)
+		closedir(fds);
+	return found;
+}
+
+/* The process that listens on a path, found without connecting to it; 0 if we may not know. */
+static int socket_owner(const char *path)
+{
+	unsigned long inode = socket_inode(path);
+	DIR *proc = inode ? opendir("/proc") : NULL;
+	struct dirent *entry;
+	int pid = 0;
+
+	while (proc && !pid && (entry = readdir(proc)))
+		if (atoi(entry->d_name) > 0 && process_has_socket(entry->d_name, inode))
+			pid = atoi(entry->d_name);
+	if (proc)
+		closedir(proc);
+	return pid;
 }
 
 /*
@@ -746,10 +1087,16 @@ static bool socket_path_free(const char *path)
 		error = errno;
 	close(probe);
 	errno = error;
-	if (error == 0 || error == EPROTOTYPE)
-		return refuse("%s belongs to a server that is running: stop that one, or choose "
+	if (error == 0 || error == EPROTOTYPE) {
+		int pid = socket_owner(path);
+		char who[32] = "";
+
+		if (pid)
+			snprintf(who, sizeof(who), ", process %d", pid);
+		return refuse("%s belongs to a server that is running%s: stop that one, or choose "
 			      "another path with -p",
-			      path);
+			      path, who);
+	}
 	if (error != ECONNREFUSED && error != ENOENT)
 		return fail("cannot find out whether a server listens on %s", path);
 	if (error == ECONNREFUSED && unlink(path) < 0)
@@ -790,7 +1137,7 @@ static bool socket_bind(struct server *s)
 		return fail("cannot examine %s", s->opt.socket);
 	s->socket_dev = st.st_dev;
 	s->socket_ino = st.st_ino;
-	return true;
+	return group_admit(&s->opt, -1, s->opt.socket);
 }
 
 static bool socket_listen(struct server *s)
@@ -948,6 +1295,7 @@ static void peer_join(struct server *s, struct peer *p)
 {
 	s->retired[p->id] = IN_USE;
 	p->joined = ++s->joins;
+	p->since = now_ms();
 	if (!s->opt.legacy)
 		peer_tell(s, p, PROTOCOL_VERSION, -1);
 	peer_tell(s, p, p->id, -1);
@@ -971,6 +1319,33 @@ static bool peer_in_greeting(const struct peer *p)
 			return true;
 	}
 	return false;
+}
+
+/* Who a peer is: "process 123 (qemu-system-x86), uid 64055", as far as it is known. */
+struct peer_text {
+	char text[80];
+};
+
+static struct peer_text peer_text(const struct peer *p)
+{
+	struct ucred who = {.pid = 0, .uid = (uid_t)-1};
+	socklen_t length = sizeof(who);
+	struct peer_text out;
+	char path[32], comm[32] = "?";
+	int fd;
+
+	getsockopt(p->sock, SOL_SOCKET, SO_PEERCRED, &who, &length);
+	snprintf(path, sizeof(path), "/proc/%d/comm", (int)who.pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0) {
+		ssize_t n = read(fd, comm, sizeof(comm) - 1);
+
+		comm[n > 0 ? n - 1 : 0] = '\0'; /* without the newline */
+		close(fd);
+	}
+	snprintf(out.text, sizeof(out.text), "process %d (%s), uid %d", (int)who.pid, comm,
+		 (int)who.uid);
+	return out;
 }
 
 static void peer_gone(struct peer *p, const char *why)
@@ -1034,7 +1409,7 @@ static void client_welcome(struct server *s, int sock)
 		return;
 	}
 	peer_join(s, p);
-	say("ID %d joined, %zu connected", id, s->count);
+	say("ID %d joined: %s", id, peer_text(p).text);
 }
 
 /* Gives up the spare descriptor for a moment, to refuse a client when there is no other. */
@@ -1043,13 +1418,14 @@ static void client_refuse_with_spare(struct server *s)
 	const char *why = strerror(errno);
 	int sock;
 
-	close(s->spare);
+	if (s->spare >= 0)
+		close(s->spare);
 	sock = accept4(s->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 	if (sock >= 0)
 		client_refuse(sock, why);
 	else
 		s->accept_at = now_ms() + RETRY_MS;
-	s->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	s->spare = open("/dev/null", O_RDWR | O_CLOEXEC);
 }
 
 static void peers_accept(struct server *s)
@@ -1147,7 +1523,25 @@ static bool peers_bury(struct server *s)
 		s->retired[gone[d]->id] = s->joins;
 		peer_free(gone[d], s->opt.vectors);
 	}
+	if (dead > 0)
+		store_flush(s);
 	return dead > 0;
+}
+
+/* Logs who is connected. */
+static void peers_list(const struct server *s)
+{
+	size_t waiting = 0;
+
+	for (size_t i = 0; i < s->count; i++) {
+		const struct peer *p = s->peers[i];
+
+		say("ID %d: %s, connected for %" PRId64 " s, %zu messages waiting", p->id,
+		    peer_text(p).text, (now_ms() - p->since) / 1000, p->queue.len);
+		waiting += p->queue.len;
+	}
+	say("%zu nodes connected, %" PRIu64 " joined so far, %zu messages waiting", s->count,
+	    s->joins, waiting);
 }
 
 /*
@@ -1157,7 +1551,7 @@ static bool peers_bury(struct server *s)
 /* Blocks the signals that we act upon and gets them as a descriptor instead. */
 static bool signals_open(struct server *s)
 {
-	static const int ours[] = {SIGTERM, SIGINT, SIGQUIT};
+	static const int ours[] = {SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGCHLD};
 	sigset_t set;
 
 	sigemptyset(&set);
@@ -1170,6 +1564,28 @@ static bool signals_open(struct server *s)
 	return s->signals >= 0 || fail("cannot create a signalfd");
 }
 
+/* Tells a supervisor that waits for it (sd_notify(3)). */
+static void supervisor_notify(const char *state)
+{
+	const char *path = getenv("NOTIFY_SOCKET");
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	socklen_t length;
+	int fd;
+
+	if (!path || strlen(path) >= sizeof(address.sun_path))
+		return;
+	strcpy(address.sun_path, path);
+	length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
+	if (*path == '@')
+		address.sun_path[0] = '\0';
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0 ||
+	    sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&address, length) < 0)
+		fail("cannot tell %s at %s", state, path);
+	if (fd >= 0)
+		close(fd);
+}
+
 /*
  * Starts to end: nobody can connect any more, who has connected is greeted, and the greetings under
  * way get a moment to be sent (hazard 3).
@@ -1178,7 +1594,9 @@ static void server_stop(struct server *s, const char *why)
 {
 	if (s->stop_at)
 		return;
-	say("%s: ending, %s stays", why, s->store.fd < 0 ? "nothing" : store_name(&s->opt));
+	say("%s: ending%s%s%s", why, s->store.fd < 0 ? "" : ", ",
+	    s->store.fd < 0 ? "" : s->opt.object, s->store.fd < 0 ? "" : " stays");
+	supervisor_notify("STOPPING=1");
 	socket_remove(s);
 	s->stop_at = now_ms() + GREETING_MS;
 }
@@ -1187,8 +1605,18 @@ static void signals_take(struct server *s)
 {
 	struct signalfd_siginfo info;
 
-	while (read(s->signals, &info, sizeof(info)) == sizeof(info))
-		server_stop(s, strsignal((int)info.ssi_signo));
+	while (read(s->signals, &info, sizeof(info)) == sizeof(info)) {
+		switch (info.ssi_signo) {
+		case SIGUSR1:
+			peers_list(s);
+			break;
+		case SIGCHLD:
+			flusher_reap(s);
+			break;
+		default:
+			server_stop(s, strsignal((int)info.ssi_signo));
+		}
+	}
 }
 
 /* Whether all greetings are sent, or have had their time. */
@@ -1236,6 +1664,8 @@ static void server_wait(struct server *s, fd_set *readable, fd_set *writable)
 		descriptor_watch(s->listener, readable, &most);
 	if (s->stop_at)
 		timer_add(&wait, s->stop_at);
+	if (s->opt.sync)
+		timer_add(&wait, s->flush_at);
 	for (size_t i = 0; i < s->count; i++) {
 		descriptor_watch(s->peers[i]->sock, readable, &most);
 		if (s->peers[i]->state == PEER_BLOCKED)
@@ -1276,6 +1706,10 @@ static void serve(struct server *s)
 		peers_wake(s, &writable);
 		if (FD_ISSET(s->signals, &readable))
 			signals_take(s);
+		if (s->opt.sync && now_ms() >= s->flush_at) {
+			store_flush(s);
+			s->flush_at = now_ms() + (int64_t)s->opt.sync * 1000;
+		}
 		peers_read(s, &readable);
 		peers_bury(s);
 		if (s->accept_at && now_ms() >= s->accept_at)
@@ -1310,45 +1744,108 @@ static void server_announce(const struct server *s)
 	unsigned int vectors = s->opt.vectors;
 
 	path_for_qemu(s->opt.socket, path);
-	if (s->store.fd >= 0)
-		say("serving %s, size %s, vectors %u, socket %s", store_name(&s->opt),
-		    SIZE(s->store.size), vectors, s->opt.socket);
-	else
+	if (s->store.fd < 0) {
 		say("serving interrupts without memory, vectors %u, socket %s", vectors,
 		    s->opt.socket);
-	if (s->store.fd >= 0)
+	} else {
+		say("serving %s, size %s, vectors %u, socket %s", s->opt.object,
+		    SIZE(s->store.size), vectors, s->opt.socket);
 		snprintf(memory, sizeof(memory), ",size=%s", SIZE(s->store.size));
+	}
 	say("connect a node: -chardev socket,path=%s,id=fam -device %s,chardev=fam%s,vectors=%u",
 	    path, s->opt.legacy ? "ivshmem" : "ivshmem-doorbell", s->opt.legacy ? memory : "",
 	    vectors ? vectors : 1);
+}
+
+/*
+ * Forks, and goes on in the child; the parent waits until that is ready or has failed, and exits as
+ * it should, so that whatever goes wrong is said before the command returns.
+ */
+static bool background_begin(struct server *s)
+{
+	int ends[2], status;
+	pid_t child;
+	char ready;
+
+	if (!s->opt.daemonize)
+		return true;
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return fail("cannot create a pipe");
+	child = fork();
+	if (child < 0)
+		return fail("cannot go to the background");
+	if (child == 0) {
+		close(ends[0]);
+		s->parent = ends[1];
+		return true;
+	}
+	close(ends[1]);
+	if (read(ends[0], &ready, 1) == 1)
+		_exit(EXIT_SUCCESS);
+	if (waitpid(child, &status, 0) == child && WIFEXITED(status))
+		_exit(WEXITSTATUS(status));
+	refuse("ended by %s before it was ready", strsignal(WTERMSIG(status)));
+	_exit(EXIT_FAILURE);
+}
+
+/* Leaves the terminal and the working directory, and lets the parent exit. */
+static void background_enter(struct server *s)
+{
+	if (!s->opt.daemonize)
+		return;
+	setsid();
+	if (chdir("/") < 0)
+		fail("cannot change to /");
+	openlog(program_invocation_short_name, LOG_PID | LOG_NDELAY, LOG_DAEMON);
+	background = true;
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		dup2(s->spare, fd);
+	server_announce(s);
+	if (write(s->parent, "", 1) != 1)
+		fail("cannot tell the parent process that all is ready");
+	close(s->parent);
+	s->parent = -1;
+}
+
+/* Closes what the server has open; keep says whether its start succeeded and the object stays. */
+static void server_close(struct server *s, bool keep)
+{
+	for (size_t i = 0; i < s->count; i++)
+		peer_free(s->peers[i], s->opt.vectors);
+	socket_close(s);
+	store_close(s, keep);
+	pidfile_close(s, !keep && !s->pidfile_created);
+	if (s->flusher > 0)
+		waitpid(s->flusher, NULL, 0);
+	close(s->spare);
+	close(s->signals);
 }
 
 int main(int argc, char **argv)
 {
 	static struct server s = {
 		.store = {.fd = -1, .lock = -1},
+		.pidfile = -1,
 		.listener = -1,
+		.parent = -1,
 		.signals = -1,
 		.spare = -1,
 	};
 
-	if (!standard_descriptors_open())
+	if (!spare_open(&s))
 		return EXIT_FAILURE;
 	options_parse(&s.opt, argc, argv);
 	descriptor_limit_raise();
-	s.spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	if (!signals_open(&s) || !store_open(&s) || !socket_listen(&s) || !store_shrink(&s)) {
-		socket_close(&s);
-		store_undo(&s);
+	if (!background_begin(&s) || !signals_open(&s) || !pidfile_open(&s) || !store_open(&s) ||
+	    !socket_listen(&s) || !pidfile_write(&s) || !store_shrink(&s)) {
+		server_close(&s, false);
 		return EXIT_FAILURE;
 	}
 	server_announce(&s);
+	background_enter(&s);
+	supervisor_notify("READY=1");
+	s.flush_at = now_ms() + (int64_t)s.opt.sync * 1000;
 	serve(&s);
-	for (size_t i = 0; i < s.count; i++)
-		peer_free(s.peers[i], s.opt.vectors);
-	socket_close(&s);
-	store_close(&s);
-	close(s.spare);
-	close(s.signals);
+	server_close(&s, true);
 	return EXIT_SUCCESS;
 }
