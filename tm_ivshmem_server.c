@@ -26,10 +26,10 @@
 #include "send_scm.h"
 
 #include <assert.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <glob.h>
 #include <grp.h>
 #include <inttypes.h>
 #include <libgen.h>
@@ -43,6 +43,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -70,6 +71,7 @@
 #define SYNC_MAX         86400 /* seconds: a day */
 #define IDS              65536 /* the device's register has 16 bits for it */
 #define PROTOCOL_VERSION 0
+#define STATE_VARIABLE   "TM_IVSHMEM_SERVER_STATE" /* from one image of the program to the next */
 #define REFUSED          (-1) /* a version that makes every QEMU exit with an error */
 #define MEMORY           (-1) /* the value beside the descriptor of the shared memory */
 
@@ -131,15 +133,18 @@ struct server {
 	int listener;         /* closed by socket_close */
 	dev_t socket_dev;     /* which socket is ours, among all that may stand at the path */
 	ino_t socket_ino;
-	int parent;        /* the pipe to a parent that waits until we are ready; else -1 */
-	int signals;       /* the signalfd, closed at exit */
-	int spare;         /* /dev/null: given up to refuse a client when no descriptor is left */
-	pid_t flusher;     /* the child that flushes the object to disk; 0: none */
-	bool flush_again;  /* when it has ended */
-	int64_t flush_at;  /* when -y wants the next flush */
-	int64_t accept_at; /* when to accept again after the kernel had no room; 0: now */
-	int64_t send_at;   /* when to send to starved peers again */
-	int64_t stop_at;   /* when to end at the latest; 0: not ending */
+	char **argv;
+	const char *program; /* absolute path of what HUP executes */
+	pid_t checker;       /* the child that tries whether that can take over; 0: none */
+	int parent;          /* the pipe to a parent that waits until we are ready; else -1 */
+	int signals;         /* the signalfd, closed at exit */
+	int spare;           /* /dev/null: given up to refuse a client when no descriptor is left */
+	pid_t flusher;       /* the child that flushes the object to disk; 0: none */
+	bool flush_again;    /* when it has ended */
+	int64_t flush_at;    /* when -y wants the next flush */
+	int64_t accept_at;   /* when to accept again after the kernel had no room; 0: now */
+	int64_t send_at;     /* when to send to starved peers again */
+	int64_t stop_at;     /* when to end at the latest; 0: not ending */
 	size_t count;
 	struct peer *peers[FD_SETSIZE]; /* in the order in which they joined */
 	uint64_t joins;                 /* so far */
@@ -165,6 +170,12 @@ static void log_line(int level, const char *format, va_list args, int error)
 		syslog(level, "%s", line);
 	else
 		fprintf(stderr, "%s: %s\n", program_invocation_short_name, line);
+}
+
+static void log_to_syslog(void)
+{
+	openlog(program_invocation_short_name, LOG_PID | LOG_NDELAY, LOG_DAEMON);
+	background = true;
 }
 
 /* Says what happened. */
@@ -353,25 +364,36 @@ static uint64_t size_parse(const char *text)
 	return number << shift;
 }
 
+/* The absolute form of a path, on which the caller frees; NULL with errno. */
+static char *path_absolute(const char *path)
+{
+	char *cwd = getcwd(NULL, 0), *absolute = NULL;
+
+	if (*path == '/')
+		absolute = strdup(path);
+	else if (cwd && asprintf(&absolute, "%s/%s", cwd, path) < 0)
+		absolute = NULL;
+	free(cwd);
+	return absolute;
+}
+
 /*
- * An absolute path, since the working directory changes; *arg, the word of the command line that
- * ends with it, is replaced by one with the absolute path. The caller owns it, for all its life.
+ * The absolute form of the path in optarg, since the working directory changes. It also replaces
+ * the path in *arg, the word of the command line that ends with it. Stays allocated.
  */
 static const char *path_parse(int letter, char **arg)
 {
-	char *cwd = NULL, *word;
 	int before = (int)(optarg - *arg);
+	char *path, *word;
 
 	if (!*optarg)
 		usage("%s '': give a path", option_name(letter));
-	if (*optarg == '/')
-		return optarg;
-	cwd = getcwd(NULL, 0);
-	if (!cwd || asprintf(&word, "%.*s%s/%s", before, *arg, cwd, optarg) < 0)
+	path = path_absolute(optarg);
+	if (!path || asprintf(&word, "%.*s%s", before, *arg, path) < 0)
 		usage("%s '%s': give a path that starts with '/', the working directory is "
 		      "unknown: %s",
 		      option_name(letter), optarg, strerror(errno));
-	free(cwd);
+	free(path);
 	*arg = word;
 	return word + before;
 }
@@ -1027,41 +1049,25 @@ static unsigned long socket_inode(const char *path)
 	return found;
 }
 
-/* Whether a process has this socket open, as far as we may know. */
-static bool process_has_socket(const char *pid, unsigned long inode)
-{
-	char name[64], link[64], wanted[64];
-	struct dirent *entry;
-	bool found = false;
-	DIR *fds;
-
-	snprintf(wanted, sizeof(wanted), "socket:[%lu]", inode);
-	snprintf(name, sizeof(name), "/proc/%.20s/fd", pid);
-	fds = opendir(name);
-	while (fds && !found && (entry = readdir(fds))) {
-		ssize_t n = readlinkat(dirfd(fds), entry->d_name, link, sizeof(link) - 1);
-
-		link[n < 0 ? 0 : n] = '\0';
-		found = !strcmp(link, wanted);
-	}
-	if (fds)
-		closedir(fds);
-	return found;
-}
-
 /* The process that listens on a path, found without connecting to it; 0 if we may not know. */
 static int socket_owner(const char *path)
 {
 	unsigned long inode = socket_inode(path);
-	DIR *proc = inode ? opendir("/proc") : NULL;
-	struct dirent *entry;
+	char wanted[64], link[64];
+	glob_t fds = {0};
 	int pid = 0;
 
-	while (proc && !pid && (entry = readdir(proc)))
-		if (atoi(entry->d_name) > 0 && process_has_socket(entry->d_name, inode))
-			pid = atoi(entry->d_name);
-	if (proc)
-		closedir(proc);
+	snprintf(wanted, sizeof(wanted), "socket:[%lu]", inode);
+	if (inode && glob("/proc/[0-9]*/fd/*", GLOB_NOSORT, NULL, &fds) == 0) {
+		for (size_t i = 0; i < fds.gl_pathc && !pid; i++) {
+			ssize_t n = readlink(fds.gl_pathv[i], link, sizeof(link) - 1);
+
+			link[n < 0 ? 0 : n] = '\0';
+			if (!strcmp(link, wanted))
+				sscanf(fds.gl_pathv[i], "/proc/%d", &pid);
+		}
+		globfree(&fds);
+	}
 	return pid;
 }
 
@@ -1489,7 +1495,7 @@ static void peers_flush(struct server *s)
 			s->send_at = now_ms() + RETRY_MS;
 			break;
 		case SCM_DEAD:
-			peer_gone(p, strerror(errno));
+			peer_gone(p, errno == EPIPE ? "closed the connection" : strerror(errno));
 			break;
 		}
 	}
@@ -1545,24 +1551,13 @@ static void peers_list(const struct server *s)
 }
 
 /*
- * The loop
+ * Restart in place: the process executes the program that is now on disk, which takes over all that
+ * is open. What it must know is text in a memfd: lines of a word and numbers. Descriptors keep
+ * their numbers. A line whose word is unknown is skipped, so that versions may differ.
  */
 
-/* Blocks the signals that we act upon and gets them as a descriptor instead. */
-static bool signals_open(struct server *s)
-{
-	static const int ours[] = {SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGCHLD};
-	sigset_t set;
-
-	sigemptyset(&set);
-	for (size_t i = 0; i < sizeof(ours) / sizeof(ours[0]); i++) {
-		signal(ours[i], SIG_DFL); /* an ignored signal would never reach the descriptor */
-		sigaddset(&set, ours[i]);
-	}
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	s->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	return s->signals >= 0 || fail("cannot create a signalfd");
-}
+/* The status with which a program says that it can take over; no other program is likely to. */
+#define CAN_TAKE_OVER 86
 
 /* Tells a supervisor that waits for it (sd_notify(3)). */
 static void supervisor_notify(const char *state)
@@ -1584,6 +1579,278 @@ static void supervisor_notify(const char *state)
 		fail("cannot tell %s at %s", state, path);
 	if (fd >= 0)
 		close(fd);
+}
+
+static void state_write(const struct server *s, FILE *f)
+{
+	uint64_t oldest = s->count ? s->peers[0]->joined : IN_USE;
+
+	fprintf(f, "store %d %d %" PRIu64 "\n", s->store.fd, s->store.lock, s->store.size);
+	fprintf(f, "socket %d %ju %ju\n", s->listener, (uintmax_t)s->socket_dev,
+		(uintmax_t)s->socket_ino);
+	fprintf(f, "pidfile %d\n", s->pidfile);
+	fprintf(f, "flusher %d %d\n", (int)s->flusher, s->flush_again);
+	fprintf(f, "joins %" PRIu64 "\n", s->joins);
+	for (int id = 0; id < IDS; id++)
+		if (s->retired[id] != IN_USE && s->retired[id] >= oldest)
+			fprintf(f, "retired %d %" PRIu64 "\n", id, s->retired[id]);
+	for (size_t i = 0; i < s->count; i++) {
+		const struct peer *p = s->peers[i];
+
+		fprintf(f, "peer %d %" PRIu64 " %" PRId64 " %d %u", p->id, p->joined, p->since,
+			p->sock, s->opt.vectors);
+		for (unsigned int v = 0; v < s->opt.vectors; v++)
+			fprintf(f, " %d", p->eventfds[v]);
+		fprintf(f, " %zu", p->queue.len);
+		for (size_t m = 0; m < p->queue.len; m++)
+			fprintf(f, " %" PRId64 " %d", scm_at(&p->queue, m)->value,
+				scm_at(&p->queue, m)->fd);
+		fputc('\n', f);
+	}
+}
+
+/* Writes the state to a memfd. Returns that, or -1 after having said why. */
+static int state_save(const struct server *s)
+{
+	int fd = memfd_create("tm_ivshmem_server", MFD_CLOEXEC);
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	FILE *f = copy < 0 ? NULL : fdopen(copy, "w");
+
+	if (f) {
+		state_write(s, f);
+		if (fclose(f) == 0 && lseek(fd, 0, SEEK_SET) == 0)
+			return fd;
+	} else if (copy >= 0) {
+		close(copy);
+	}
+	fail("cannot save the state for a restart, going on without");
+	if (fd >= 0)
+		close(fd);
+	return -1;
+}
+
+/* The next number of a line, from min to max; else *fine becomes false. */
+static int64_t state_number(char **at, int64_t min, int64_t max, bool *fine)
+{
+	char *end = *at;
+	int64_t number;
+
+	errno = 0;
+	number = strtoll(*at, &end, 10);
+	if (end == *at || errno || number < min || number > max) {
+		*fine = false;
+		return min;
+	}
+	*at = end;
+	return number;
+}
+
+/* The next number of a line, a descriptor; -1 stands for none where that is allowed. */
+static int state_descriptor(char **at, int min, bool *fine)
+{
+	return (int)state_number(at, min, INT_MAX, fine);
+}
+
+/* Takes over a peer from its line. Returns NULL where the line is wrong or memory is short. */
+static struct peer *state_peer(struct server *s, char *at)
+{
+	struct peer *p = calloc(1, sizeof(*p));
+	bool fine = true;
+	size_t messages;
+
+	if (!p)
+		return NULL;
+	p->id = (int)state_number(&at, 0, IDS - 1, &fine);
+	p->joined = (uint64_t)state_number(&at, 1, INT64_MAX, &fine);
+	p->since = state_number(&at, 0, INT64_MAX, &fine);
+	p->sock = state_descriptor(&at, 0, &fine);
+	state_number(&at, s->opt.vectors, s->opt.vectors, &fine);
+	p->eventfds = calloc(s->opt.vectors + 1, sizeof(*p->eventfds));
+	for (unsigned int v = 0; p->eventfds && v < s->opt.vectors; v++)
+		p->eventfds[v] = state_descriptor(&at, 0, &fine);
+	messages = (size_t)state_number(&at, 0, INT_MAX, &fine);
+	for (size_t m = 0; fine && m < messages; m++) {
+		int64_t value = state_number(&at, -1, IDS - 1, &fine);
+
+		if (scm_push(&p->queue, value, state_descriptor(&at, -1, &fine)) < 0)
+			fine = false;
+	}
+	if (fine && p->eventfds && s->count < FD_SETSIZE)
+		return p;
+	scm_free(&p->queue);
+	free(p->eventfds);
+	free(p);
+	return NULL;
+}
+
+/* Takes over what one line says. Returns false where the line is wrong. */
+static bool state_line(struct server *s, char *line)
+{
+	char *word = strsep(&line, " \n");
+	bool fine = true;
+
+	if (!line)
+		return false;
+	if (!strcmp(word, "store")) {
+		s->store.fd = state_descriptor(&line, -1, &fine);
+		s->store.lock = state_descriptor(&line, -1, &fine);
+		s->store.size = (uint64_t)state_number(&line, 0, INT64_MAX, &fine);
+	} else if (!strcmp(word, "socket")) {
+		s->listener = state_descriptor(&line, 0, &fine);
+		s->socket_dev = (dev_t)state_number(&line, 0, INT64_MAX, &fine);
+		s->socket_ino = (ino_t)state_number(&line, 0, INT64_MAX, &fine);
+	} else if (!strcmp(word, "pidfile")) {
+		s->pidfile = state_descriptor(&line, -1, &fine);
+	} else if (!strcmp(word, "flusher")) {
+		s->flusher = (pid_t)state_number(&line, 0, INT_MAX, &fine);
+		s->flush_again = state_number(&line, 0, 1, &fine);
+	} else if (!strcmp(word, "joins")) {
+		s->joins = (uint64_t)state_number(&line, 0, INT64_MAX, &fine);
+	} else if (!strcmp(word, "retired")) {
+		int id = (int)state_number(&line, 0, IDS - 1, &fine);
+
+		s->retired[id] = (uint64_t)state_number(&line, 0, INT64_MAX, &fine);
+	} else if (!strcmp(word, "peer")) {
+		struct peer *p = state_peer(s, line);
+
+		if (!p)
+			return false;
+		s->retired[p->id] = IN_USE;
+		s->peers[s->count++] = p;
+	}
+	return fine;
+}
+
+/* Takes over the state that the image before has left in fd, which is closed. */
+static bool state_restore(struct server *s, int fd)
+{
+	FILE *f = fdopen(fd, "re");
+	char *line = NULL;
+	size_t size = 0;
+	bool fine = f != NULL;
+	int number = 0;
+
+	while (fine && getline(&line, &size, f) > 0) {
+		number++;
+		fine = state_line(s, line);
+	}
+	if (!fine)
+		refuse("cannot take over: line %d of the state is wrong: %.200s", number,
+		       line ? line : "");
+	else if (s->listener < 0)
+		fine = refuse("cannot take over: the state, of %d lines, names no socket", number);
+	for (size_t i = 0; fine && i < s->count; i++)
+		if (scm_reserve(&s->peers[i]->queue, s->count) < 0)
+			fine = fail("cannot take over");
+	free(line);
+	if (f)
+		fclose(f);
+	return fine;
+}
+
+/* Lets everything that is served survive an exec, or not. Returns false if any is not open. */
+static bool descriptors_keep(struct server *s, bool keep)
+{
+	const int own[] = {s->store.fd, s->store.lock, s->listener, s->pidfile};
+	int flags = keep ? 0 : FD_CLOEXEC;
+	bool open = true;
+
+	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
+		if (own[i] >= 0)
+			open = fcntl(own[i], F_SETFD, flags) == 0 && open;
+	for (size_t i = 0; i < s->count; i++) {
+		open = fcntl(s->peers[i]->sock, F_SETFD, flags) == 0 && open;
+		for (unsigned int v = 0; v < s->opt.vectors; v++)
+			open = fcntl(s->peers[i]->eventfds[v], F_SETFD, flags) == 0 && open;
+	}
+	return open;
+}
+
+/* Executes the program on disk with the state in fd; returns only if that fails, having said so. */
+static void program_execute(struct server *s, const char *purpose, int fd)
+{
+	char value[64];
+
+	snprintf(value, sizeof(value), "%s %d %d", purpose, fd, background);
+	if (fcntl(fd, F_SETFD, 0) == 0 && setenv(STATE_VARIABLE, value, 1) == 0)
+		execv(s->program, s->argv);
+	fail("cannot execute %s, going on without a restart", s->program);
+	unsetenv(STATE_VARIABLE);
+}
+
+/*
+ * First a child tries whether the program on disk can be executed, takes our options and reads our
+ * state: exec cannot be undone, and a program that fails then would take the nodes' server with it.
+ */
+static void restart_begin(struct server *s)
+{
+	int state;
+
+	if (s->stop_at)
+		return;
+	if (s->checker > 0) {
+		kill(s->checker, SIGKILL);
+		waitpid(s->checker, NULL, 0);
+		s->checker = 0;
+	}
+	state = state_save(s);
+	if (state < 0)
+		return;
+	s->checker = fork();
+	if (s->checker == 0) {
+		program_execute(s, "check", state);
+		_exit(EXIT_FAILURE);
+	}
+	if (s->checker < 0) {
+		fail("cannot start a process to check %s, going on without a restart", s->program);
+		s->checker = 0;
+	}
+	close(state);
+}
+
+/* Executes the program, if the child of restart_begin has found that it can take over. */
+static void checker_reap(struct server *s)
+{
+	char reloading[64];
+	int status, state;
+
+	if (s->checker == 0 || waitpid(s->checker, &status, WNOHANG) == 0)
+		return;
+	s->checker = 0;
+	if (!WIFEXITED(status) || WEXITSTATUS(status) != CAN_TAKE_OVER) {
+		refuse("%s cannot take over, going on without a restart", s->program);
+		return;
+	}
+	if (s->stop_at || (state = state_save(s)) < 0)
+		return;
+	snprintf(reloading, sizeof(reloading), "RELOADING=1\nMONOTONIC_USEC=%" PRId64,
+		 now_ms() * 1000);
+	supervisor_notify(reloading);
+	if (descriptors_keep(s, true))
+		program_execute(s, "resume", state);
+	descriptors_keep(s, false);
+	close(state);
+	supervisor_notify("READY=1");
+}
+
+/*
+ * The loop
+ */
+
+/* Blocks the signals that we act upon and gets them as a descriptor instead. */
+static bool signals_open(struct server *s)
+{
+	static const int ours[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGCHLD};
+	sigset_t set;
+
+	sigemptyset(&set);
+	for (size_t i = 0; i < sizeof(ours) / sizeof(ours[0]); i++) {
+		signal(ours[i], SIG_DFL); /* an ignored signal would never reach the descriptor */
+		sigaddset(&set, ours[i]);
+	}
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	s->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	return s->signals >= 0 || fail("cannot create a signalfd");
 }
 
 /*
@@ -1610,8 +1877,12 @@ static void signals_take(struct server *s)
 		case SIGUSR1:
 			peers_list(s);
 			break;
+		case SIGHUP:
+			restart_begin(s);
+			break;
 		case SIGCHLD:
 			flusher_reap(s);
+			checker_reap(s);
 			break;
 		default:
 			server_stop(s, strsignal((int)info.ssi_signo));
@@ -1796,8 +2067,7 @@ static void background_enter(struct server *s)
 	setsid();
 	if (chdir("/") < 0)
 		fail("cannot change to /");
-	openlog(program_invocation_short_name, LOG_PID | LOG_NDELAY, LOG_DAEMON);
-	background = true;
+	log_to_syslog();
 	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
 		dup2(s->spare, fd);
 	server_announce(s);
@@ -1821,6 +2091,33 @@ static void server_close(struct server *s, bool keep)
 	close(s->signals);
 }
 
+/* Starts to serve; if that fails, leaves everything as it was. */
+static bool server_start(struct server *s)
+{
+	if (!background_begin(s) || !signals_open(s) || !pidfile_open(s) || !store_open(s) ||
+	    !socket_listen(s) || !pidfile_write(s) || !store_shrink(s)) {
+		server_close(s, false);
+		return false;
+	}
+	server_announce(s);
+	background_enter(s);
+	return true;
+}
+
+/* Goes on serving where the image before has left off, unless it only asks whether we could. */
+static bool server_resume(struct server *s, const char *purpose, int state)
+{
+	if (!state_restore(s, state))
+		return false;
+	if (!strcmp(purpose, "check"))
+		exit(CAN_TAKE_OVER);
+	if (!descriptors_keep(s, false) || !signals_open(s))
+		return fail("cannot take over");
+	flusher_reap(s); /* its signal may be gone */
+	say("restarted in place, version " VERSION ", %zu nodes connected", s->count);
+	return true;
+}
+
 int main(int argc, char **argv)
 {
 	static struct server s = {
@@ -1831,18 +2128,23 @@ int main(int argc, char **argv)
 		.signals = -1,
 		.spare = -1,
 	};
+	const char *variable = getenv(STATE_VARIABLE);
+	char purpose[16] = "";
+	int state, in_background = 0;
 
-	if (!spare_open(&s))
+	if (variable && sscanf(variable, "%15s %d %d", purpose, &state, &in_background) != 3)
+		variable = NULL;
+	unsetenv(STATE_VARIABLE);
+	if (in_background)
+		log_to_syslog();
+	s.argv = argv;
+	s.program = path_absolute((const char *)getauxval(AT_EXECFN));
+	if (!s.program || !spare_open(&s))
 		return EXIT_FAILURE;
 	options_parse(&s.opt, argc, argv);
 	descriptor_limit_raise();
-	if (!background_begin(&s) || !signals_open(&s) || !pidfile_open(&s) || !store_open(&s) ||
-	    !socket_listen(&s) || !pidfile_write(&s) || !store_shrink(&s)) {
-		server_close(&s, false);
+	if (variable ? !server_resume(&s, purpose, state) : !server_start(&s))
 		return EXIT_FAILURE;
-	}
-	server_announce(&s);
-	background_enter(&s);
 	supervisor_notify("READY=1");
 	s.flush_at = now_ms() + (int64_t)s.opt.sync * 1000;
 	serve(&s);
