@@ -4,12 +4,22 @@
 #   make run         build it and run it on its default: a shared memory object of 1M
 #   make deps        install what the tests need (as root, on Debian)
 #   make check       run all tests; REQUIRE_ALL=1: a test that is skipped has failed
+#   make install     install program, manual page and systemd unit below PREFIX (as root)
+#   make uninstall   remove these again
+#   make dist        the source of this commit as tm_ivshmem_server-VERSION.tar.gz
 #   make clean       remove what was built
 #
 # CC, CFLAGS, LDFLAGS, PREFIX and DESTDIR are yours. WERROR=1 makes warnings errors,
 # SANITIZE=address,undefined builds everything with sanitizers.
 
 VERSION = 1.0.0
+
+PREFIX ?= /usr/local
+SBINDIR ?= $(PREFIX)/sbin
+MANDIR ?= $(PREFIX)/share/man
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+INSTALLED = $(SBINDIR)/tm_ivshmem_server $(MANDIR)/man8/tm_ivshmem_server.8 \
+	$(UNITDIR)/tm_ivshmem_server@.service
 
 CFLAGS ?= -O2 -g
 WARNINGS = -Wall -Wextra -Wshadow -Wstrict-prototypes $(if $(WERROR),-Werror)
@@ -54,11 +64,25 @@ deps:
 check: tm_ivshmem_server $(C_TESTS) $(TOOLS)
 	tests/run $(TESTS)
 
+install: tm_ivshmem_server
+	install -D -m 755 tm_ivshmem_server $(DESTDIR)$(SBINDIR)/tm_ivshmem_server
+	install -D -m 644 tm_ivshmem_server.8 $(DESTDIR)$(MANDIR)/man8/tm_ivshmem_server.8
+	mkdir -p $(DESTDIR)$(UNITDIR)
+	sed 's,@SBINDIR@,$(SBINDIR),' tm_ivshmem_server.service \
+		>$(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.service
+	chmod 644 $(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.service
+
+uninstall:
+	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
+
+dist:
+	git archive --prefix=tm_ivshmem_server-$(VERSION)/ -o tm_ivshmem_server-$(VERSION).tar.gz HEAD
+
 clean:
 	rm -rf build tm_ivshmem_server
 
 FORCE:
-.PHONY: all run deps check clean FORCE
+.PHONY: all run deps check install uninstall dist clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 
