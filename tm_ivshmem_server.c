@@ -166,6 +166,10 @@ static void log_line(int level, const char *format, va_list args, int error)
 
 	if (error && n >= 0 && (size_t)n < sizeof(line))
 		snprintf(line + n, sizeof(line) - (size_t)n, ": %s", strerror(error));
+	for (char *c = line; *c; c++)
+		if ((unsigned char)*c < ' ' || *c == 127)
+			*c = '?'; /* one event is one line, whatever a path or a process is called
+				   */
 	if (background)
 		syslog(level, "%s", line);
 	else
@@ -255,32 +259,29 @@ static struct size_text size_text(uint64_t bytes)
 
 static const char help_text[] =
 	"Usage: tm_ivshmem_server [OPTION]...\n"
-	"Serve fabric-attached memory to QEMU nodes: one shared memory object, an ID and "
-	"doorbells\n"
-	"for every ivshmem device that connects.\n"
+	"Serve fabric-attached memory to QEMU nodes: one shared memory object, an ID and\n"
+	"doorbells for every ivshmem device that connects.\n"
 	"\n"
 	"  -d, --daemonize      go to the background once everything is ready\n"
-	"  -f, --file PATH      regular file as backing store; it persists\n"
-	"  -s, --shm NAME       POSIX shared memory object as backing store (default " DEFAULT_SHM
-	")\n"
-	"  -m, --size N[K|M|G|T]  size of the memory, a power of two; plain numbers are MiB\n"
-	"                       (default 1M for a new object, an existing one keeps its size)\n"
+	"  -f, --file PATH      regular file as backing store: it persists\n"
+	"  -s, --shm NAME       POSIX shared memory object instead (default " DEFAULT_SHM ")\n"
+	"  -m, --size N[K|M|G|T]  size, a power of two; plain numbers are MiB (default 1M for\n"
+	"                       a new object; an existing one keeps its size)\n"
 	"  -t, --truncate       resize an existing object to -m exactly\n"
 	"  -a, --allocate       reserve every block of it now\n"
 	"  -n, --vectors N      MSI-X vectors of each node, 0 to 2048 (default 1)\n"
 	"  -p, --socket PATH    UNIX socket to listen on (default " DEFAULT_SOCKET ")\n"
-	"  -g, --group GROUP    who may connect, name or number (default kvm, where there is one)\n"
-	"  -L, --legacy         the original stream without the version message; any size of "
-	"whole\n"
-	"                       pages, and -m 0 for interrupts without memory\n"
+	"  -g, --group GROUP    who may connect: name or number (default kvm, if there is one)\n"
+	"  -L, --legacy         the original stream without the version message; any size of\n"
+	"                       whole pages, and -m 0 for interrupts without memory\n"
 	"  -i, --pidfile PATH   write the process ID there, locked while the server lives\n"
-	"  -y, --sync SECONDS   flush the file to disk this often (always when a node leaves)\n"
+	"  -y, --sync SECONDS   flush the file to disk this often, not only when a node leaves\n"
 	"  -v, --verbose        log every message\n"
 	"  -V, --version        print the version and exit\n"
 	"  -h, --help           print this help and exit\n"
 	"\n"
-	"TERM, INT and QUIT end the server, the memory object stays. USR1 logs a table of the "
-	"nodes.\n";
+	"TERM, INT and QUIT end the server; the memory object stays. HUP restarts it in place,\n"
+	"for upgrades under live nodes. USR1 logs a table of the nodes.\n";
 
 static const char short_options[] = ":df:s:m:tan:p:g:Li:y:vVh";
 static const struct option long_options[] = {
@@ -304,7 +305,7 @@ __attribute__((noreturn)) static void print_and_exit(const char *text)
 	exit(EXIT_SUCCESS);
 }
 
-/* The name that people know an option by: both its forms. */
+/* The name that people know an option by, both its forms; NULL: there is no such option. */
 static const char *option_name(int letter)
 {
 	static char name[32];
@@ -312,59 +313,55 @@ static const char *option_name(int letter)
 
 	while (o->name && o->val != letter)
 		o++;
-	assert(o->name);
+	if (!o->name)
+		return NULL;
 	snprintf(name, sizeof(name), "-%c/--%s", letter, o->name);
 	return name;
 }
 
 /*
- * Reads decimal digits, at least one, from text on; *end is what follows them. Returns false where
- * there are none or the number is more than 64 bits hold.
+ * Reads the decimal digits that text begins with; *end is what follows them. More than 64 bits hold
+ * become UINT64_MAX. Returns false where there are none.
  */
 static bool digits_parse(const char *text, uint64_t *number, char **end)
 {
 	if (*text < '0' || *text > '9')
 		return false;
-	errno = 0;
 	*number = strtoull(text, end, 10);
-	return errno == 0;
+	return true;
 }
 
-static unsigned int number_parse(int letter, const char *text, unsigned int min, unsigned int max)
+static unsigned int number_parse(int letter, unsigned int min, unsigned int max)
 {
 	uint64_t number;
 	char *end;
 
-	if (!digits_parse(text, &number, &end) || *end || number < min || number > max)
-		usage("%s '%s': give a whole number from %u to %u", option_name(letter), text, min,
-		      max);
+	if (!digits_parse(optarg, &number, &end) || *end || number < min || number > max)
+		usage("%s '%s': give a whole number from %u to %u", option_name(letter), optarg,
+		      min, max);
 	return (unsigned int)number;
 }
 
 /* A size in bytes: digits and one optional unit, MiB without. */
-static uint64_t size_parse(const char *text)
+static uint64_t size_parse(void)
 {
 	static const char units[] = "KMGT";
-	const char *name = option_name('m'), *unit = &units[1];
+	const char *unit = &units[1];
 	uint64_t number;
 	char *end;
 	int shift;
 
-	if (*text >= '0' && *text <= '9' && text[strspn(text, "0123456789KMGT")] == '\0' &&
-	    !digits_parse(text, &number, &end))
-		usage("%s '%s': more than a file can hold", name, text);
-	if (!digits_parse(text, &number, &end) ||
+	if (!digits_parse(optarg, &number, &end) ||
 	    (*end && (!(unit = strchr(units, *end)) || end[1])))
-		usage("%s '%s': give digits and at most one of K, M, G and T; plain numbers are "
-		      "MiB",
-		      name, text);
+		usage("%s '%s': give digits and at most one of K, M, G and T; plain numbers are MiB",
+		      option_name('m'), optarg);
 	shift = 10 * (int)(unit - units + 1);
 	if (number > (uint64_t)INT64_MAX >> shift)
-		usage("%s '%s': more than a file can hold", name, text);
+		usage("%s '%s': more than a file can hold", option_name('m'), optarg);
 	return number << shift;
 }
 
-/* The absolute form of a path, on which the caller frees; NULL with errno. */
+/* The absolute form of a path, which the caller frees; NULL with errno. */
 static char *path_absolute(const char *path)
 {
 	char *cwd = getcwd(NULL, 0), *absolute = NULL;
@@ -390,8 +387,7 @@ static const char *path_parse(int letter, char **arg)
 		usage("%s '': give a path", option_name(letter));
 	path = path_absolute(optarg);
 	if (!path || asprintf(&word, "%.*s%s", before, *arg, path) < 0)
-		usage("%s '%s': give a path that starts with '/', the working directory is "
-		      "unknown: %s",
+		usage("%s '%s': give a path that starts with '/', the working directory is unknown: %s",
 		      option_name(letter), optarg, strerror(errno));
 	free(path);
 	*arg = word;
@@ -404,39 +400,37 @@ static const char *socket_parse(char **arg)
 	size_t max = sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1;
 
 	if (strlen(path) > max)
-		usage("%s '%s': the path of a socket has at most %zu bytes, this one has %zu; give "
-		      "a "
-		      "shorter one",
+		usage("%s '%s': the path of a socket has at most %zu bytes, this one has %zu; give a shorter one",
 		      option_name('p'), path, max, strlen(path));
 	return path;
 }
 
-/* The path of a shared memory object: shm_open(3) looks for it there as well. */
-static const char *shm_parse(const char *text)
+/* The path of a shared memory object: shm_open(3) looks for it there as well. Stays allocated. */
+static const char *shm_parse(void)
 {
-	const char *name = text + (*text == '/');
+	const char *name = optarg + (*optarg == '/');
 	char *path;
 
 	if (!*name || strchr(name, '/') || strlen(name) > NAME_MAX || !strcmp(name, ".") ||
 	    !strcmp(name, ".."))
 		usage("%s '%s': give a name of 1 to %d bytes without '/'; a path goes with -f",
-		      option_name('s'), text, NAME_MAX);
+		      option_name('s'), optarg, NAME_MAX);
 	if (asprintf(&path, "/dev/shm/%s", name) < 0)
-		usage("%s '%s': %s", option_name('s'), text, strerror(errno));
+		usage("%s '%s': %s", option_name('s'), optarg, strerror(errno));
 	return path;
 }
 
 /* A group by name or number. */
-static gid_t group_parse(const char *text)
+static gid_t group_parse(void)
 {
-	struct group *group = getgrnam(text);
+	struct group *group = getgrnam(optarg);
 	uint64_t number;
 	char *end;
 
 	if (group)
 		return group->gr_gid;
-	if (!digits_parse(text, &number, &end) || *end || number >= NOBODY)
-		usage("%s '%s': there is no such group", option_name('g'), text);
+	if (!digits_parse(optarg, &number, &end) || *end || number >= NOBODY)
+		usage("%s '%s': there is no such group", option_name('g'), optarg);
 	return (gid_t)number;
 }
 
@@ -521,11 +515,12 @@ static void options_parse(struct options *o, int argc, char **argv)
 			break;
 		case 's':
 			shm = optarg;
-			o->object = shm_parse(optarg);
+			o->object = shm_parse();
 			o->shm = true;
 			break;
 		case 'm':
-			o->size = size_parse(size = optarg);
+			size = optarg;
+			o->size = size_parse();
 			o->sized = true;
 			break;
 		case 't':
@@ -535,13 +530,13 @@ static void options_parse(struct options *o, int argc, char **argv)
 			o->allocate = true;
 			break;
 		case 'n':
-			o->vectors = number_parse('n', optarg, 0, VECTORS_MAX);
+			o->vectors = number_parse('n', 0, VECTORS_MAX);
 			break;
 		case 'p':
 			o->socket = socket_parse(&argv[optind - 1]);
 			break;
 		case 'g':
-			o->group = group_parse(optarg);
+			o->group = group_parse();
 			o->grouped = true;
 			break;
 		case 'L':
@@ -551,7 +546,7 @@ static void options_parse(struct options *o, int argc, char **argv)
 			o->pidfile = path_parse('i', &argv[optind - 1]);
 			break;
 		case 'y':
-			o->sync = number_parse('y', optarg, 1, SYNC_MAX);
+			o->sync = number_parse('y', 1, SYNC_MAX);
 			break;
 		case 'v':
 			o->verbose = true;
@@ -561,13 +556,14 @@ static void options_parse(struct options *o, int argc, char **argv)
 		case 'h':
 			print_and_exit(help_text);
 		case ':':
-			usage("option '%s' needs a value", argv[optind - 1]);
+			usage("%s needs a value", option_name(optopt));
 		default:
-			if (optopt && !strncmp(argv[optind - 1], "--", 2))
-				usage("option '%s' takes no value", argv[optind - 1]);
-			if (optopt)
-				usage("unknown option '-%c'", optopt);
-			usage("unknown or ambiguous option '%s'", argv[optind - 1]);
+			if (!optopt)
+				usage("unknown or ambiguous option '%s'", argv[optind - 1]);
+			if (option_name(optopt))
+				usage("'%s': %s takes no value", argv[optind - 1],
+				      option_name(optopt));
+			usage("unknown option '-%c'", optopt);
 		}
 	}
 	if (optind < argc)
