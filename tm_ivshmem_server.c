@@ -140,7 +140,7 @@ struct server {
 	int signals;         /* the signalfd, closed at exit */
 	int spare;           /* /dev/null: given up to refuse a client when no descriptor is left */
 	pid_t flusher;       /* the child that flushes the object to disk; 0: none */
-	bool flush_again;    /* when it has ended */
+	int flush_again;     /* when it has ended */
 	int64_t flush_at;    /* when -y wants the next flush */
 	int64_t accept_at;   /* when to accept again after the kernel had no room; 0: now */
 	int64_t send_at;     /* when to send to starved peers again */
@@ -732,7 +732,7 @@ static bool pidfile_open(struct server *s)
 	s->pidfile = file_claim(path, 0, 0644, &s->pidfile_created, pidfile_taken);
 	if (s->pidfile < 0)
 		return false;
-	n = read(s->pidfile, text, sizeof(text));
+	n = read(s->pidfile, text, sizeof(text) - 1);
 	if (n < 0)
 		return fail("cannot read %s", path);
 	if ((size_t)n > strspn(text, "0123456789") + 1 || (n > 0 && text[n - 1] != '\n'))
@@ -1107,17 +1107,15 @@ static bool socket_path_free(const char *path)
 }
 
 /*
- * Opens the folder of the socket and locks it, so that two servers that start at the same moment do
- * not take each other's socket for a stale one. Waits a second at most for others to be done.
- * Returns the descriptor that holds the lock, or -1.
+ * Locks the folder of the socket, so that two servers that start at the same moment do not take
+ * each other's socket for a stale one. Waits a second at most for others to be done. Returns a
+ * descriptor to close, or -1: it goes without as well, where the folder cannot be read.
  */
 static int socket_folder_lock(const char *path)
 {
 	char *copy = strdup(path);
 	int folder = copy ? open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 
-	if (folder < 0)
-		fail("cannot open the folder of socket %s", path);
 	for (int i = 0; folder >= 0 && flock(folder, LOCK_EX | LOCK_NB) < 0 && i < 100; i++)
 		nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
 	free(copy);
@@ -1144,20 +1142,18 @@ static bool socket_bind(struct server *s)
 
 static bool socket_listen(struct server *s)
 {
-	const char *path = s->opt.socket;
-	int folder = socket_folder_lock(path);
+	int folder = socket_folder_lock(s->opt.socket);
 	bool done;
 
-	if (folder < 0)
-		return false;
 	s->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (s->listener < 0)
 		done = fail("cannot create a socket");
 	else
-		done = socket_path_free(path) && socket_bind(s);
+		done = socket_path_free(s->opt.socket) && socket_bind(s);
 	if (done && listen(s->listener, SOMAXCONN) < 0)
-		done = fail("cannot listen on %s", path);
-	close(folder);
+		done = fail("cannot listen on %s", s->opt.socket);
+	if (folder >= 0)
+		close(folder);
 	return done;
 }
 
@@ -1371,19 +1367,35 @@ static void client_refuse(int sock, const char *why)
 	close(sock);
 }
 
-/* Whether a client that has only just been accepted has gone already. */
-static bool client_vanished(int sock)
+/*
+ * Why a client counts as gone, NULL if it does not: it never writes, so the end of the stream says
+ * so, and any byte.
+ */
+static const char *client_ended(int sock)
 {
 	char byte;
+	ssize_t n = recv(sock, &byte, 1, MSG_DONTWAIT);
 
-	return recv(sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN;
+	if (n == 0)
+		return "closed the connection";
+	if (n > 0)
+		return "sent data, which no ivshmem client does";
+	if (errno == EAGAIN || errno == EINTR || errno == ENOMEM || errno == ENOBUFS)
+		return NULL;
+	return strerror(errno);
 }
 
 static void client_welcome(struct server *s, int sock)
 {
+	const char *ended = client_ended(sock);
 	int id = id_pick(s);
 	struct peer *p;
 
+	if (ended) {
+		say("a client has gone before it was greeted: %s", ended);
+		close(sock);
+		return;
+	}
 	if (sock >= FD_SETSIZE || s->count == FD_SETSIZE) {
 		client_refuse(sock, "no more peers fit into one server");
 		return;
@@ -1432,12 +1444,12 @@ static void client_refuse_with_spare(struct server *s)
 
 static void peers_accept(struct server *s)
 {
-	for (int i = 0; i < ACCEPTS_PER_ROUND; i++) {
+	/* Whoever waits when the server ends is greeted: once the socket is removed, nobody joins
+	 * them. */
+	for (int i = 0; i < ACCEPTS_PER_ROUND || s->stop_at; i++) {
 		int sock = accept4(s->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
-		if (sock >= 0 && client_vanished(sock)) {
-			close(sock);
-		} else if (sock >= 0) {
+		if (sock >= 0) {
 			client_welcome(s, sock);
 		} else if (errno == EMFILE || errno == ENFILE) {
 			client_refuse_with_spare(s);
@@ -1452,23 +1464,15 @@ static void peers_accept(struct server *s)
 	}
 }
 
-/* Notices who has gone: a client never writes, so the end of the stream says so, and any byte. */
+/* Notices who has gone. */
 static void peers_read(struct server *s, const fd_set *readable)
 {
 	for (size_t i = 0; i < s->count; i++) {
 		struct peer *p = s->peers[i];
-		char byte;
-		ssize_t n;
+		const char *why = FD_ISSET(p->sock, readable) ? client_ended(p->sock) : NULL;
 
-		if (!FD_ISSET(p->sock, readable))
-			continue;
-		n = recv(p->sock, &byte, 1, MSG_DONTWAIT);
-		if (n == 0)
-			peer_gone(p, "closed the connection");
-		else if (n > 0)
-			peer_gone(p, "sent data, which no ivshmem client does");
-		else if (errno != EAGAIN && errno != EINTR && errno != ENOMEM && errno != ENOBUFS)
-			peer_gone(p, strerror(errno));
+		if (why)
+			peer_gone(p, why);
 	}
 }
 
@@ -1577,16 +1581,36 @@ static void supervisor_notify(const char *state)
 		close(fd);
 }
 
+/* What stands on a line of its own: a word, and one number. */
+static const struct {
+	const char *word;
+	size_t offset; /* in struct server */
+	bool wide;     /* 64 bits, not an int */
+} state_fields[] = {
+	{"listener", offsetof(struct server, listener), false},
+	{"socket_dev", offsetof(struct server, socket_dev), true},
+	{"socket_ino", offsetof(struct server, socket_ino), true},
+	{"store", offsetof(struct server, store.fd), false},
+	{"lock", offsetof(struct server, store.lock), false},
+	{"size", offsetof(struct server, store.size), true},
+	{"pidfile", offsetof(struct server, pidfile), false},
+	{"flusher", offsetof(struct server, flusher), false},
+	{"flush_again", offsetof(struct server, flush_again), false},
+	{"joins", offsetof(struct server, joins), true},
+};
+
+#define STATE_FIELDS (sizeof(state_fields) / sizeof(state_fields[0]))
+
 static void state_write(const struct server *s, FILE *f)
 {
 	uint64_t oldest = s->count ? s->peers[0]->joined : IN_USE;
 
-	fprintf(f, "store %d %d %" PRIu64 "\n", s->store.fd, s->store.lock, s->store.size);
-	fprintf(f, "socket %d %ju %ju\n", s->listener, (uintmax_t)s->socket_dev,
-		(uintmax_t)s->socket_ino);
-	fprintf(f, "pidfile %d\n", s->pidfile);
-	fprintf(f, "flusher %d %d\n", (int)s->flusher, s->flush_again);
-	fprintf(f, "joins %" PRIu64 "\n", s->joins);
+	for (size_t i = 0; i < STATE_FIELDS; i++) {
+		const void *at = (const char *)s + state_fields[i].offset;
+
+		fprintf(f, "%s %" PRId64 "\n", state_fields[i].word,
+			state_fields[i].wide ? *(const int64_t *)at : *(const int *)at);
+	}
 	for (int id = 0; id < IDS; id++)
 		if (s->retired[id] != IN_USE && s->retired[id] >= oldest)
 			fprintf(f, "retired %d %" PRIu64 "\n", id, s->retired[id]);
@@ -1641,79 +1665,61 @@ static int64_t state_number(char **at, int64_t min, int64_t max, bool *fine)
 	return number;
 }
 
-/* The next number of a line, a descriptor; -1 stands for none where that is allowed. */
-static int state_descriptor(char **at, int min, bool *fine)
-{
-	return (int)state_number(at, min, INT_MAX, fine);
-}
-
-/* Takes over a peer from its line. Returns NULL where the line is wrong or memory is short. */
-static struct peer *state_peer(struct server *s, char *at)
+/* Takes over a peer from its line. Returns false where the line is wrong or memory is short. */
+static bool state_peer(struct server *s, char *at)
 {
 	struct peer *p = calloc(1, sizeof(*p));
 	bool fine = true;
-	size_t messages;
+	int64_t messages;
 
-	if (!p)
-		return NULL;
+	if (!p || s->count == FD_SETSIZE)
+		return false;
+	s->peers[s->count++] = p;
 	p->id = (int)state_number(&at, 0, IDS - 1, &fine);
 	p->joined = (uint64_t)state_number(&at, 1, INT64_MAX, &fine);
 	p->since = state_number(&at, 0, INT64_MAX, &fine);
-	p->sock = state_descriptor(&at, 0, &fine);
+	p->sock = (int)state_number(&at, 0, FD_SETSIZE - 1, &fine);
 	state_number(&at, s->opt.vectors, s->opt.vectors, &fine);
 	p->eventfds = calloc(s->opt.vectors + 1, sizeof(*p->eventfds));
 	for (unsigned int v = 0; p->eventfds && v < s->opt.vectors; v++)
-		p->eventfds[v] = state_descriptor(&at, 0, &fine);
-	messages = (size_t)state_number(&at, 0, INT_MAX, &fine);
-	for (size_t m = 0; fine && m < messages; m++) {
+		p->eventfds[v] = (int)state_number(&at, 0, INT_MAX, &fine);
+	messages = state_number(&at, 0, INT_MAX, &fine);
+	while (fine && messages-- > 0) {
 		int64_t value = state_number(&at, -1, IDS - 1, &fine);
+		int fd = (int)state_number(&at, -1, INT_MAX, &fine);
 
-		if (scm_push(&p->queue, value, state_descriptor(&at, -1, &fine)) < 0)
-			fine = false;
+		fine = fine && scm_push(&p->queue, value, fd) == 0;
 	}
-	if (fine && p->eventfds && s->count < FD_SETSIZE)
-		return p;
-	scm_free(&p->queue);
-	free(p->eventfds);
-	free(p);
-	return NULL;
+	s->retired[p->id] = IN_USE;
+	return fine && p->eventfds;
 }
 
-/* Takes over what one line says. Returns false where the line is wrong. */
+/* Takes over what one line says; an unknown word says nothing. Returns false for a wrong line. */
 static bool state_line(struct server *s, char *line)
 {
-	char *word = strsep(&line, " \n");
+	char *word = strsep(&line, " \n"), nothing[] = "";
 	bool fine = true;
 
 	if (!line)
-		return false;
-	if (!strcmp(word, "store")) {
-		s->store.fd = state_descriptor(&line, -1, &fine);
-		s->store.lock = state_descriptor(&line, -1, &fine);
-		s->store.size = (uint64_t)state_number(&line, 0, INT64_MAX, &fine);
-	} else if (!strcmp(word, "socket")) {
-		s->listener = state_descriptor(&line, 0, &fine);
-		s->socket_dev = (dev_t)state_number(&line, 0, INT64_MAX, &fine);
-		s->socket_ino = (ino_t)state_number(&line, 0, INT64_MAX, &fine);
-	} else if (!strcmp(word, "pidfile")) {
-		s->pidfile = state_descriptor(&line, -1, &fine);
-	} else if (!strcmp(word, "flusher")) {
-		s->flusher = (pid_t)state_number(&line, 0, INT_MAX, &fine);
-		s->flush_again = state_number(&line, 0, 1, &fine);
-	} else if (!strcmp(word, "joins")) {
-		s->joins = (uint64_t)state_number(&line, 0, INT64_MAX, &fine);
-	} else if (!strcmp(word, "retired")) {
-		int id = (int)state_number(&line, 0, IDS - 1, &fine);
+		line = nothing;
+
+	for (size_t i = 0; fine && i < STATE_FIELDS; i++) {
+		void *at = (char *)s + state_fields[i].offset;
+
+		if (strcmp(word, state_fields[i].word) != 0)
+			continue;
+		if (state_fields[i].wide)
+			*(int64_t *)at = state_number(&line, 0, INT64_MAX, &fine);
+		else
+			*(int *)at = (int)state_number(&line, -1, INT_MAX, &fine);
+	}
+	if (fine && !strcmp(word, "retired")) {
+		int64_t id = state_number(&line, 0, IDS - 1, &fine);
 
 		s->retired[id] = (uint64_t)state_number(&line, 0, INT64_MAX, &fine);
-	} else if (!strcmp(word, "peer")) {
-		struct peer *p = state_peer(s, line);
-
-		if (!p)
-			return false;
-		s->retired[p->id] = IN_USE;
-		s->peers[s->count++] = p;
 	}
+	if (fine && !strcmp(word, "peer"))
+		fine = state_peer(s, line);
 	return fine;
 }
 
