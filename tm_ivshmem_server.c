@@ -118,11 +118,11 @@ enum peer_state {
 struct peer {
 	int id;
 	int sock;        /* closed by peer_free */
-	int *eventfds;   /* one for each vector, closed by peer_free */
 	uint64_t joined; /* its number among all joins */
 	int64_t since;   /* now_ms() when it joined */
 	enum peer_state state;
 	struct scm_queue queue;
+	int eventfds[]; /* one for each vector, closed by peer_free */
 };
 
 struct server {
@@ -159,75 +159,45 @@ struct server {
 
 static bool background;
 
-static void log_line(int level, const char *format, va_list args, int error)
-{
-	char line[2048];
-	int n = vsnprintf(line, sizeof(line), format, args);
-
-	if (error && n >= 0 && (size_t)n < sizeof(line))
-		snprintf(line + n, sizeof(line) - (size_t)n, ": %s", strerror(error));
-	for (char *c = line; *c; c++)
-		if ((unsigned char)*c < ' ' || *c == 127)
-			*c = '?'; /* one event is one line, whatever a path or a process is called
-				   */
-	if (background)
-		syslog(level, "%s", line);
-	else
-		fprintf(stderr, "%s: %s\n", program_invocation_short_name, line);
-}
-
 static void log_to_syslog(void)
 {
 	openlog(program_invocation_short_name, LOG_PID | LOG_NDELAY, LOG_DAEMON);
 	background = true;
 }
 
-/* Says what happened. */
-__attribute__((format(printf, 1, 2))) static void say(const char *format, ...)
+/* Logs one line, with the text of error behind it unless that is 0, and keeps errno. Returns false.
+ */
+__attribute__((format(printf, 3, 4))) static bool log_line(int level, int error, const char *format,
+							   ...)
 {
+	int saved = errno, n;
+	char line[2048];
 	va_list args;
 
 	va_start(args, format);
-	log_line(LOG_INFO, format, args, 0);
+	n = vsnprintf(line, sizeof(line), format, args);
 	va_end(args);
-}
-
-/* Says what failed, and errno's text, and keeps errno. Returns false, for its caller to return. */
-__attribute__((format(printf, 1, 2))) static bool fail(const char *format, ...)
-{
-	int error = errno;
-	va_list args;
-
-	va_start(args, format);
-	log_line(LOG_ERR, format, args, error);
-	va_end(args);
-	errno = error;
+	if (error && n >= 0 && (size_t)n < sizeof(line))
+		snprintf(line + n, sizeof(line) - (size_t)n, ": %s", strerror(error));
+	for (char *c = line; *c; c++)
+		if ((unsigned char)*c < ' ' || *c == 127)
+			*c = '?'; /* whatever a path or a process is called */
+	if (background)
+		syslog(level, "%s", line);
+	else
+		fprintf(stderr, "%s: %s\n", program_invocation_short_name, line);
+	errno = saved;
 	return false;
 }
 
-/* Says what is wrong where errno has nothing to add. Returns false, for its caller to return. */
-__attribute__((format(printf, 1, 2))) static bool refuse(const char *format, ...)
-{
-	va_list args;
-
-	va_start(args, format);
-	log_line(LOG_ERR, format, args, 0);
-	va_end(args);
-	return false;
-}
-
-/* Ends the program over a mistake in its command line. */
-__attribute__((format(printf, 1, 2), noreturn)) static void usage(const char *format, ...)
-{
-	char line[1024];
-	va_list args;
-
-	va_start(args, format);
-	vsnprintf(line, sizeof(line), format, args);
-	va_end(args);
-	refuse("%s (see '%s --help')", line, program_invocation_short_name);
-	exit(2);
-}
+/* Four verbs: what happened; what failed, with errno's text; what is wrong where errno has nothing
+ * to add; a mistake in the command line, which ends the program. The middle two give their caller
+ * false to return. */
+#define say(...)    ((void)log_line(LOG_INFO, 0, __VA_ARGS__))
+#define fail(...)   log_line(LOG_ERR, errno, __VA_ARGS__)
+#define refuse(...) log_line(LOG_ERR, 0, __VA_ARGS__)
+#define usage(format, ...) \
+	(refuse(format " (see '%s --help')", ##__VA_ARGS__, program_invocation_short_name), exit(2))
 
 /* The text of a size, as -m takes it: in the largest unit of which it is a multiple. */
 struct size_text {
@@ -1215,40 +1185,36 @@ static int id_pick(const struct server *s)
 	return -1;
 }
 
+/* Closes all that is a peer's: its socket, and so many eventfds. Keeps errno. */
 static void peer_free(struct peer *p, unsigned int vectors)
 {
-	for (unsigned int i = 0; p->eventfds && i < vectors; i++)
-		if (p->eventfds[i] >= 0)
-			close(p->eventfds[i]);
-	free(p->eventfds);
+	int error = errno;
+
+	for (unsigned int i = 0; i < vectors; i++)
+		close(p->eventfds[i]);
 	scm_free(&p->queue);
-	close(p->sock);
+	if (p->sock >= 0)
+		close(p->sock);
 	free(p);
+	errno = error;
 }
 
-/* Makes a peer of a socket, which it owns from then on. Returns NULL with errno. */
+/* Makes a peer, who owns the socket from then on. Returns NULL with errno, and the socket is not
+ * owned. */
 static struct peer *peer_new(int sock, unsigned int vectors)
 {
-	struct peer *p = calloc(1, sizeof(*p));
+	struct peer *p = calloc(1, sizeof(*p) + vectors * sizeof(int));
 
 	if (!p)
 		return NULL;
 	p->sock = -1;
-	p->eventfds = calloc(vectors + 1, sizeof(*p->eventfds));
-	for (unsigned int i = 0; p->eventfds && i < vectors; i++)
-		p->eventfds[i] = -1;
-	for (unsigned int i = 0; p->eventfds && i < vectors; i++) {
-		int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-
-		if (fd < 0) {
-			peer_free(p, vectors);
+	for (unsigned int i = 0; i < vectors; i++) {
+		p->eventfds[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		if (p->eventfds[i] < 0) {
+			peer_free(p, i);
 			return NULL;
 		}
-		p->eventfds[i] = descriptor_lift(fd);
-	}
-	if (!p->eventfds) {
-		peer_free(p, 0);
-		return NULL;
+		p->eventfds[i] = descriptor_lift(p->eventfds[i]);
 	}
 	p->sock = sock;
 	return p;
@@ -1668,7 +1634,7 @@ static int64_t state_number(char **at, int64_t min, int64_t max, bool *fine)
 /* Takes over a peer from its line. Returns false where the line is wrong or memory is short. */
 static bool state_peer(struct server *s, char *at)
 {
-	struct peer *p = calloc(1, sizeof(*p));
+	struct peer *p = calloc(1, sizeof(*p) + s->opt.vectors * sizeof(int));
 	bool fine = true;
 	int64_t messages;
 
@@ -1680,8 +1646,7 @@ static bool state_peer(struct server *s, char *at)
 	p->since = state_number(&at, 0, INT64_MAX, &fine);
 	p->sock = (int)state_number(&at, 0, FD_SETSIZE - 1, &fine);
 	state_number(&at, s->opt.vectors, s->opt.vectors, &fine);
-	p->eventfds = calloc(s->opt.vectors + 1, sizeof(*p->eventfds));
-	for (unsigned int v = 0; p->eventfds && v < s->opt.vectors; v++)
+	for (unsigned int v = 0; v < s->opt.vectors; v++)
 		p->eventfds[v] = (int)state_number(&at, 0, INT_MAX, &fine);
 	messages = state_number(&at, 0, INT_MAX, &fine);
 	while (fine && messages-- > 0) {
@@ -1691,7 +1656,7 @@ static bool state_peer(struct server *s, char *at)
 		fine = fine && scm_push(&p->queue, value, fd) == 0;
 	}
 	s->retired[p->id] = IN_USE;
-	return fine && p->eventfds;
+	return fine;
 }
 
 /* Takes over what one line says; an unknown word says nothing. Returns false for a wrong line. */
