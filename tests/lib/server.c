@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#define _GNU_SOURCE
+#include "server.h"
+
+#include "deadline.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <grp.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define ARGS_MAX 64
+
+/* What the server says last before it serves. */
+#define READY "connect a node:"
+
+/* Notes what failed and why. Returns false, for its caller to return. */
+__attribute__((format(printf, 2, 3))) static bool failed(struct server *s, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(s->error, sizeof(s->error), format, args);
+	va_end(args);
+	return false;
+}
+
+/*
+ * The user to run the server as. A user of its own is one that not even a test that runs beside
+ * this one has, since the kernel counts the descriptors in flight for each user; its number is in
+ * the range that a container has, too.
+ */
+static uid_t user_choose(const struct server *s)
+{
+	return s->unprivileged && geteuid() == 0 ? 20000 + (uid_t)getpid() % 40000 : geteuid();
+}
+
+/* Makes the folder, and lets the server's user into it. */
+static bool folder_make(struct server *s)
+{
+	const char *parent = getenv("TEST_DIR");
+
+	s->user = user_choose(s);
+	if (parent && s->user != geteuid() && chmod(parent, 0711) < 0)
+		return failed(s, "cannot open %s to others: %s", parent, strerror(errno));
+	snprintf(s->folder, sizeof(s->folder), "%s/server.XXXXXX", parent ? parent : "/tmp");
+	if (!mkdtemp(s->folder) || chown(s->folder, s->user, (gid_t)-1) < 0)
+		return failed(s, "cannot make %s: %s", s->folder, strerror(errno));
+	snprintf(s->log, sizeof(s->log), "%s/log", s->folder);
+	if (snprintf(s->socket, sizeof(s->socket), "%s/socket", s->folder) >=
+	    (int)sizeof(s->socket))
+		return failed(s, "%s is too long for the path of a socket", s->folder);
+	return true;
+}
+
+/* Becomes the server, in the child. Returns only where something failed, with errno. */
+static void server_exec(const struct server *s, const char *path, char *const *argv)
+{
+	int log = open(s->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	int program = open(path, O_RDONLY | O_CLOEXEC);
+	pid_t parent = getppid();
+
+	if (log < 0 || program < 0 || dup2(log, STDOUT_FILENO) < 0 || dup2(log, STDERR_FILENO) < 0)
+		return;
+	if (s->descriptors.rlim_max && setrlimit(RLIMIT_NOFILE, &s->descriptors) < 0)
+		return;
+	if (s->user != geteuid() &&
+	    (setgroups(0, NULL) < 0 || setgid(s->user) < 0 || setuid(s->user) < 0))
+		return;
+	if (chdir(s->folder) < 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
+		return;
+	execv(path, argv);
+	/* Another user may be unable to get at the program by its path. */
+	if (errno == EACCES)
+		fexecve(program, argv, environ);
+}
+
+bool server_start(struct server *s, const char *const *args)
+{
+	const char *program = getenv("SERVER");
+	char path[PATH_MAX], *argv[ARGS_MAX] = {path, "-p", s->socket};
+	int64_t deadline = deadline_in(PATIENCE);
+	size_t n = 3, logged;
+	char *log, *ready = NULL;
+
+	s->error[0] = '\0';
+	if (!realpath(program ? program : "./tm_ivshmem_server", path))
+		return failed(s, "no server to test, %s: %s", program ? program : path,
+			      strerror(errno));
+	if (!s->folder[0] && !folder_make(s))
+		return false;
+	while (*args && n < ARGS_MAX - 1)
+		argv[n++] = (char *)*args++;
+	log = server_log(s);
+	logged = log ? strlen(log) : 0;
+	free(log);
+	s->pid = fork();
+	if (s->pid < 0)
+		return failed(s, "cannot fork: %s", strerror(errno));
+	if (s->pid == 0) {
+		server_exec(s, path, argv);
+		fprintf(stderr, "cannot run %s: %s\n", path, strerror(errno));
+		_exit(127);
+	}
+	do {
+		bool over = waitpid(s->pid, NULL, WNOHANG) != 0;
+
+		log = server_log(s);
+		ready = log ? strstr(log + logged, READY) : NULL;
+		if (!ready && over) {
+			s->pid = 0;
+			failed(s, "it ended at its start: %s", log ? log + logged : "");
+			free(log);
+			return false;
+		}
+		free(log);
+	} while (!ready && deadline_ahead(deadline));
+	if (ready)
+		return true;
+	server_signal(s, SIGKILL);
+	server_wait(s, PATIENCE);
+	return failed(s, "it did not get ready in %d s, see %s", PATIENCE, s->log);
+}
+
+void server_signal(const struct server *s, int signal)
+{
+	if (s->pid > 0)
+		kill(s->pid, signal);
+}
+
+int server_wait(struct server *s, int seconds)
+{
+	int64_t deadline = deadline_in(seconds);
+	int status;
+	pid_t pid;
+
+	if (s->pid <= 0)
+		return -SIGKILL;
+	while ((pid = waitpid(s->pid, &status, WNOHANG)) == 0 && deadline_ahead(deadline))
+		;
+	if (pid == 0) {
+		server_signal(s, SIGKILL);
+		waitpid(s->pid, &status, 0);
+	}
+	s->pid = 0;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+int server_stop(struct server *s)
+{
+	server_signal(s, SIGTERM);
+	return server_wait(s, PATIENCE);
+}
+
+static int entry_remove(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+	(void)st, (void)type, (void)at;
+	return remove(path);
+}
+
+void server_remove(struct server *s)
+{
+	server_signal(s, SIGKILL);
+	server_wait(s, PATIENCE);
+	if (s->folder[0])
+		nftw(s->folder, entry_remove, 16, FTW_DEPTH | FTW_PHYS);
+	s->folder[0] = '\0';
+}
+
+char *server_log(const struct server *s)
+{
+	FILE *f = fopen(s->log, "re");
+	char *text = NULL;
+	size_t room = 0;
+
+	if (!f)
+		return NULL;
+	if (getdelim(&text, &room, '\0', f) < 0) {
+		free(text);
+		text = feof(f) ? strdup("") : NULL;
+	}
+	fclose(f);
+	return text;
+}
+
+bool server_logged(const struct server *s, const char *text)
+{
+	char *log = server_log(s);
+	bool found = log && strstr(log, text);
+
+	free(log);
+	return found;
+}
+
+bool server_log_wait(const struct server *s, const char *text, int seconds)
+{
+	int64_t deadline = deadline_in(seconds);
+	bool found;
+
+	while (!(found = server_logged(s, text)) && deadline_ahead(deadline))
+		;
+	return found;
+}
+
+int descriptors_count(pid_t pid)
+{
+	char path[32];
+	DIR *folder;
+	int n = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", pid ? pid : getpid());
+	folder = opendir(path);
+	if (!folder)
+		return -1;
+	for (struct dirent *d; (d = readdir(folder));)
+		n += d->d_name[0] != '.';
+	closedir(folder);
+	return pid ? n : n - 1; /* ours shows the folder itself, too */
+}
+
+int server_descriptors(const struct server *s)
+{
+	return s->pid > 0 ? descriptors_count(s->pid) : -1;
+}
+
+bool server_descriptors_wait(const struct server *s, int descriptors, int seconds)
+{
+	int64_t deadline = deadline_in(seconds);
+	bool equal;
+
+	while (!(equal = server_descriptors(s) == descriptors) && deadline_ahead(deadline))
+		;
+	return equal;
+}
+
+long server_resident(const struct server *s)
+{
+	char path[32];
+	long pages = -1;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/statm", s->pid);
+	f = fopen(path, "re");
+	if (!f)
+		return -1;
+	if (fscanf(f, "%*d %ld", &pages) != 1)
+		pages = -1;
+	fclose(f);
+	return pages < 0 ? -1 : pages * sysconf(_SC_PAGESIZE);
+}
+
+rlim_t descriptors_allow(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return 0;
+	limit.rlim_cur = limit.rlim_max;
+	return setrlimit(RLIMIT_NOFILE, &limit) < 0 ? 0 : limit.rlim_max;
+}

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Starts the server under test, $SERVER, in a folder of its own, and looks at it from outside.
+ *
+ *	struct server s = {0};
+ *
+ *	if (!server_start(&s, SERVER_ARGS("-f", "memory", "-n", "2")))
+ *		puts(s.error);
+ *	...
+ *	status = server_stop(&s);
+ *	server_remove(&s);
+ */
+#ifndef SERVER_H
+#define SERVER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/resource.h>
+#include <sys/types.h>
+#include <sys/un.h>
+
+struct server {
+	/* Set before the start; zero: as the test itself. */
+	struct rlimit descriptors; /* RLIMIT_NOFILE */
+	bool unprivileged;         /* if the test is root, runs as a user that nobody else is */
+
+	uid_t user;      /* that it runs as */
+	char folder[96]; /* its working directory; made at the first start */
+	char socket[sizeof(((struct sockaddr_un *)NULL)->sun_path)];
+	char log[128];   /* the path of what it wrote to stdout and stderr, over all its starts */
+	pid_t pid;       /* 0: not running */
+	char error[512]; /* why it did not start, its last words included */
+};
+
+#define SERVER_ARGS(...) ((const char *const[]){__VA_ARGS__, NULL})
+
+/*
+ * Starts it with -p and these arguments, and waits until it says that it is ready. It dies with the
+ * test. Can be called again after it has ended: folder, socket path and log stay the same.
+ * Returns false with s->error set.
+ */
+bool server_start(struct server *s, const char *const *args);
+
+/* Sends it a signal. */
+void server_signal(const struct server *s, int signal);
+
+/*
+ * Waits until it has ended, and kills it after so many seconds. Returns its exit status; or the
+ * negative number of the signal that killed it: -SIGKILL where it had to be ours.
+ */
+int server_wait(struct server *s, int seconds);
+
+/* Asks it to end, with TERM. Returns as server_wait does. */
+int server_stop(struct server *s);
+
+/* Ends it with KILL, if it is still running, and removes its folder. */
+void server_remove(struct server *s);
+
+/* What it has logged so far, or what /proc says: NULL or -1 where that cannot be read. */
+char *server_log(const struct server *s); /* the caller frees it */
+bool server_logged(const struct server *s, const char *text);
+bool server_log_wait(const struct server *s, const char *text, int seconds);
+int server_descriptors(const struct server *s);
+long server_resident(const struct server *s); /* bytes */
+
+/* Waits until it has exactly so many descriptors open. Returns false after so many seconds. */
+bool server_descriptors_wait(const struct server *s, int descriptors, int seconds);
+
+/* How many descriptors a process has open; 0: this one. -1 with errno. */
+int descriptors_count(pid_t pid);
+
+/* Raises this process's limit of descriptors to the hard one. Returns that. */
+rlim_t descriptors_allow(void);
+
+#endif
