@@ -324,6 +324,7 @@ int client_step(struct client *c)
 		return -1;
 	}
 	c->messages++;
+	c->last = value;
 	return message_apply(c, value, fd) ? 1 : -1;
 }
 

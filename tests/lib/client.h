@@ -64,8 +64,9 @@ struct client {
 	size_t whole; /* of those, the ones with all their eventfds */
 	size_t left;  /* others that have left */
 	size_t messages;
-	int group;  /* the ID whose eventfds are coming in; -1: none */
-	int memory; /* the descriptor, if kept; else -1 */
+	int64_t last; /* the value of the last message */
+	int group;    /* the ID whose eventfds are coming in; -1: none */
+	int memory;   /* the descriptor, if kept; else -1 */
 	dev_t memory_dev;
 	ino_t memory_ino;
 	off_t memory_size;
