@@ -65,7 +65,7 @@ in_container() { # SCRIPT
 		pid=\$(systemctl show -P MainPID tm_ivshmem_server@fam)
 		systemctl show -P LimitNOFILE tm_ivshmem_server@fam
 		grep CapEff /proc/\$pid/status
-		\$client /run/tm_ivshmem_server/fam.sock watch &
+		\$client /run/tm_ivshmem_server/fam.sock watch >/watched &
 		sleep 1
 		systemctl reload tm_ivshmem_server@fam && echo reloaded
 		for i in 1 2 3 4 5 6 7 8 9 10; do
@@ -76,7 +76,9 @@ in_container() { # SCRIPT
 		[ "\$pid" = "\$(systemctl show -P MainPID tm_ivshmem_server@fam)" ] && echo same pid
 		systemctl is-active tm_ivshmem_server@fam
 		\$client /run/tm_ivshmem_server/fam.sock list
-		kill %1
+		sleep 1
+		kill \$!
+		cat /watched
 		systemctl stop tm_ivshmem_server@fam && echo stopped
 		systemctl show -P Result tm_ivshmem_server@fam
 		ls /run/tm_ivshmem_server /var/lib/tm_ivshmem_server
@@ -94,6 +96,9 @@ in_container() { # SCRIPT
 	grep -q 'restarted in place' <<<"$output"
 	grep -qx 'same pid' <<<"$output"
 	grep -qx active <<<"$output"
+	# Before and after the restart: the newcomer finds who was there, and is told of to them.
+	grep -qx 'peer 0 3' <<<"$output"
+	grep -qx 'leave 1' <<<"$output"
 	grep -qx stopped <<<"$output"
 	grep -qx success <<<"$output"
 }
