@@ -1817,6 +1817,8 @@ static bool signals_open(struct server *s)
 	}
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	s->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (s->signals >= FD_SETSIZE)
+		return refuse("cannot watch descriptor %d: too many are open", s->signals);
 	return s->signals >= 0 || fail("cannot create a signalfd");
 }
 
@@ -1881,6 +1883,7 @@ static void timer_add(int64_t *wait, int64_t at)
 
 static void descriptor_watch(int fd, fd_set *set, int *most)
 {
+	assert(fd < FD_SETSIZE);
 	FD_SET(fd, set);
 	if (fd > *most)
 		*most = fd;
@@ -2104,6 +2107,9 @@ int main(int argc, char **argv)
 	unsetenv(STATE_VARIABLE);
 	if (in_background)
 		log_to_syslog();
+	if (!variable)
+		close_range(STDERR_FILENO + 1, UINT_MAX,
+			    0); /* nothing of the caller's stays open */
 	s.argv = argv;
 	s.program = path_absolute((const char *)getauxval(AT_EXECFN));
 	if (!s.program || !spare_open(&s))
