@@ -77,7 +77,8 @@
 
 /* How the loop is paced. */
 #define ACCEPTS_PER_ROUND 64
-#define RETRY_MS          20 /* until a send or an accept is tried again that the kernel had no room for */
+#define SEND_RETRY_MS     20   /* until a send is tried again that the kernel had no room for */
+#define ACCEPT_RETRY_MS   250  /* and an accept, each of which is logged */
 #define GREETING_MS       1000 /* that greetings under way get when the server ends */
 
 /* No queue may ever lack the room for one leave of each peer (peers_bury). */
@@ -837,33 +838,35 @@ static bool signals_pending(void)
 /* Reserves every block, in steps, so that it can be seen and ended. */
 static bool store_allocate(struct server *s)
 {
+	static const char failed[] =
+		"cannot reserve %s for %s (without -a, blocks are taken as they are written)";
 	const uint64_t size = s->store.size, step = UINT64_C(64) << 20;
-	const char *name = s->opt.object;
 	bool tell = isatty(STDERR_FILENO);
 	struct statfs fs;
 	struct stat st;
 
 	if (fstat(s->store.fd, &st) < 0 || fstatfs(s->store.fd, &fs) < 0)
-		return fail("cannot examine %s", name);
-	errno = 0;
-	for (uint64_t at = 0; at < size && !errno; at += step) {
-		uint64_t free_bytes = (uint64_t)fs.f_bfree * (uint64_t)fs.f_bsize;
-
-		if (size > free_bytes && size - free_bytes > (uint64_t)st.st_blocks * 512)
-			errno = ENOSPC;
-		else if (signals_pending())
-			errno = EINTR;
-		else if (fallocate(s->store.fd, 0, (off_t)at,
-				   (off_t)(size - at < step ? size - at : step)) == 0)
-			errno = 0;
-		if (tell && !errno)
-			fprintf(stderr, "\r%s: reserving %s: %3d %%", program_invocation_short_name,
-				name, (int)(100 * ((double)at + (double)step) / (double)size));
+		return fail("cannot examine %s", s->opt.object);
+	if (size > ((uint64_t)fs.f_bfree * (uint64_t)fs.f_bsize) + (uint64_t)st.st_blocks * 512) {
+		errno = ENOSPC; /* seen before the disk is full */
+		return fail(failed, SIZE(size), s->opt.object);
 	}
-	if (tell)
-		fputc('\n', stderr);
-	if (errno)
-		return fail("cannot reserve %s for %s", SIZE(size), name);
+	for (uint64_t at = 0; at < size; at += step) {
+		off_t length = (off_t)(size - at < step ? size - at : step);
+		int error = signals_pending() ? EINTR : 0;
+
+		if (!error && fallocate(s->store.fd, 0, (off_t)at, length) < 0)
+			error = errno;
+
+		if (tell)
+			fprintf(stderr, "\r%s: reserving %s: %3d %%%s",
+				program_invocation_short_name, s->opt.object,
+				(int)(100 * (at / step + 1) / ((size + step - 1) / step)),
+				error || at + step >= size ? "\n" : "");
+		errno = error;
+		if (error)
+			return fail(failed, SIZE(size), s->opt.object);
+	}
 	return true;
 }
 
@@ -1404,7 +1407,7 @@ static void client_refuse_with_spare(struct server *s)
 	if (sock >= 0)
 		client_refuse(sock, why);
 	else
-		s->accept_at = now_ms() + RETRY_MS;
+		s->accept_at = now_ms() + ACCEPT_RETRY_MS;
 	s->spare = open("/dev/null", O_RDWR | O_CLOEXEC);
 }
 
@@ -1424,7 +1427,7 @@ static void peers_accept(struct server *s)
 			if (errno == EAGAIN)
 				return;
 			fail("cannot accept a client");
-			s->accept_at = now_ms() + RETRY_MS;
+			s->accept_at = now_ms() + ACCEPT_RETRY_MS;
 			return;
 		}
 	}
@@ -1458,7 +1461,7 @@ static void peers_flush(struct server *s)
 			break;
 		case SCM_STARVED:
 			p->state = PEER_STARVED;
-			s->send_at = now_ms() + RETRY_MS;
+			s->send_at = now_ms() + SEND_RETRY_MS;
 			break;
 		case SCM_DEAD:
 			peer_gone(p, errno == EPIPE ? "closed the connection" : strerror(errno));
@@ -1920,7 +1923,7 @@ static void server_wait(struct server *s, fd_set *readable, fd_set *writable)
 	fail("cannot wait for clients");
 	FD_ZERO(readable);
 	FD_ZERO(writable);
-	nanosleep(&(struct timespec){.tv_nsec = RETRY_MS * 1000000}, NULL);
+	nanosleep(&(struct timespec){.tv_nsec = SEND_RETRY_MS * 1000000}, NULL);
 }
 
 /* Lets those send again for whom the wait is over. */
