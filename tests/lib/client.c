@@ -43,13 +43,18 @@ __attribute__((format(printf, 2, 3))) static bool wrong(struct client *c, const 
 	return false;
 }
 
+static void client_init(struct client *c, struct client_options options)
+{
+	*c = (struct client){.options = options, .sock = -1, .id = -1, .group = -1, .memory = -1};
+	c->phase = options.legacy ? CLIENT_ID : CLIENT_VERSION;
+}
+
 bool client_connect(struct client *c, const char *path, struct client_options options)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	int flags;
 
-	*c = (struct client){.options = options, .sock = -1, .id = -1, .group = -1, .memory = -1};
-	c->phase = options.legacy ? CLIENT_ID : CLIENT_VERSION;
+	client_init(c, options);
 	if (strlen(path) >= sizeof(address.sun_path))
 		return wrong(c, "the path of the socket is too long: %s", path);
 	strcpy(address.sun_path, path);
@@ -62,6 +67,18 @@ bool client_connect(struct client *c, const char *path, struct client_options op
 	if (flags < 0 || fcntl(c->sock, F_SETFL, flags | O_NONBLOCK) < 0)
 		return wrong(c, "cannot make the socket non-blocking: %s", strerror(errno));
 	return true;
+}
+
+bool clients_connect(struct client *clients, size_t n, const char *path,
+		     struct client_options options)
+{
+	bool connected = true;
+
+	for (size_t i = 0; i < n; i++) {
+		client_init(&clients[i], options);
+		connected = connected && client_connect(&clients[i], path, options);
+	}
+	return connected;
 }
 
 const struct client_peer *client_peer(const struct client *c, int id)

@@ -81,6 +81,10 @@ typedef bool client_condition(const struct client *c, const void *argument);
  */
 bool client_connect(struct client *c, const char *path, struct client_options options);
 
+/* The same for n clients, none of which waits for another; all may be freed after either. */
+bool clients_connect(struct client *clients, size_t n, const char *path,
+		     struct client_options options);
+
 /*
  * Reads one message if there is one, and checks it against everything before. Returns 1 for a
  * message, 0 if none is waiting, and -1 at the end of the stream (c->ended) or where the server is

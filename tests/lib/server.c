@@ -126,6 +126,7 @@ bool server_start(struct server *s, const char *const *args)
 		}
 		free(log);
 	} while (!ready && deadline_ahead(deadline));
+	s->idle = server_descriptors(s);
 	if (ready)
 		return true;
 	server_signal(s, SIGKILL);

@@ -29,6 +29,7 @@ struct server {
 	char socket[sizeof(((struct sockaddr_un *)NULL)->sun_path)];
 	char log[128];   /* the path of what it wrote to stdout and stderr, over all its starts */
 	pid_t pid;       /* 0: not running */
+	int idle;        /* descriptors that it had open when it was ready */
 	char error[512]; /* why it did not start, its last words included */
 };
 

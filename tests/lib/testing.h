@@ -11,9 +11,12 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
+#include "tests/lib/client.h"
+#include "tests/lib/deadline.h"
 #include "tests/lib/server.h"
 
 /* Runs the test that *state is, and compares descriptors if it has passed so far. */
@@ -39,6 +42,38 @@ static inline void counted_run(void **state)
 	do {                                   \
 		if (!(condition))              \
 			fail_msg(__VA_ARGS__); \
+	} while (0)
+
+/* Starts the server with -p and these arguments. */
+#define assert_start(server, ...) \
+	assert_that(server_start(server, SERVER_ARGS(__VA_ARGS__)), "%s", (server)->error)
+
+/* Connects n clients, with these options, and reads nothing yet. */
+#define assert_connect(server, clients, n, ...)                            \
+	assert_that(clients_connect(clients, n, (server)->socket,          \
+				    (struct client_options){__VA_ARGS__}), \
+		    "%s", clients_error(clients, n)->error)
+
+/* Lets n clients read until the condition holds for each. */
+#define assert_drive(clients, n, done, argument)                               \
+	assert_that(clients_drive(clients, n, done, argument, PATIENCE), "%s", \
+		    clients_error(clients, n)->error)
+
+/* The same, until each knows all the others and nobody else. */
+#define assert_mesh(clients, n) assert_drive(clients, n, client_knows, &(size_t){(n)-1})
+
+/*
+ * Ends the server, whose clients have all gone: it must have given back every descriptor, have
+ * nothing to complain about when it ends, and take its socket away. Removes what it left.
+ */
+#define assert_stop(server)                                                                  \
+	do {                                                                                 \
+		if (!server_descriptors_wait(server, (server)->idle, PATIENCE))              \
+			fail_msg("%d descriptors instead of %d", server_descriptors(server), \
+				 (server)->idle);                                            \
+		assert_int_equal(server_stop(server), 0);                                    \
+		assert_int_equal(access((server)->socket, F_OK), -1);                        \
+		server_remove(server);                                                       \
 	} while (0)
 
 /* Skips the test, with the reason as a comment in the output. */
