@@ -194,8 +194,6 @@ static bool version_apply(struct client *c, int64_t value)
 
 static bool id_apply(struct client *c, int64_t value)
 {
-	struct client_peer *own;
-
 	if (value == -1 && c->options.legacy) {
 		c->phase = CLIENT_REFUSED;
 		return true;
@@ -203,10 +201,6 @@ static bool id_apply(struct client *c, int64_t value)
 	if (value < 0 || value >= CLIENT_IDS)
 		return wrong(c, "%" PRId64 " instead of its own ID", value);
 	c->id = (int)value;
-	own = peer_place(c, c->id);
-	if (!own)
-		return false;
-	own->state = PEER_HERE;
 	c->phase = c->options.memoryless ? phase_after_memory(c) : CLIENT_MEMORY;
 	return true;
 }
@@ -364,8 +358,11 @@ static bool clients_done(struct client *clients, size_t n, client_condition *don
 	return all;
 }
 
-/* Waits until some of them can read, or for the deadline, and gives each its turn. */
-static void clients_read(struct client *clients, size_t n, struct pollfd *polls, int64_t deadline)
+/*
+ * Waits until some of them can read, or for the deadline, and gives each its turn. Returns whether
+ * anything came.
+ */
+static bool clients_read(struct client *clients, size_t n, struct pollfd *polls, int64_t deadline)
 {
 	int64_t wait = deadline - clock_ms();
 
@@ -373,11 +370,12 @@ static void clients_read(struct client *clients, size_t n, struct pollfd *polls,
 		polls[i] = (struct pollfd){.fd = clients[i].ended ? -1 : clients[i].sock,
 					   .events = POLLIN};
 	if (poll(polls, n, wait < 0 ? 0 : (int)wait) <= 0)
-		return;
+		return false;
 	for (size_t i = 0; i < n; i++)
 		for (int turn = 0; polls[i].revents && turn < TURN; turn++)
 			if (client_step(&clients[i]) <= 0)
 				break;
+	return true;
 }
 
 bool clients_drive(struct client *clients, size_t n, client_condition *done, const void *argument,
@@ -389,16 +387,20 @@ bool clients_drive(struct client *clients, size_t n, client_condition *done, con
 
 	if (!polls)
 		return n == 0 || wrong(&clients[0], "no memory to poll");
-	while (!clients_error(clients, n) &&
-	       !(reached = clients_done(clients, n, done, argument)) &&
-	       !clients_error(clients, n) && !late) {
-		late = clock_ms() >= deadline;
-		clients_read(clients, n, polls, deadline);
+	while (!clients_error(clients, n)) {
+		reached = clients_done(clients, n, done, argument);
+		if (reached || late || clients_error(clients, n))
+			break;
+		if (clients_read(clients, n, polls, deadline))
+			deadline = deadline_in(seconds);
+		else
+			late = clock_ms() >= deadline;
 	}
 	free(polls);
 	for (size_t i = 0; i < n && late && !reached && !clients_error(clients, n); i++)
 		if (!done(&clients[i], argument))
-			wrong(&clients[i], "after %d s still %s, with %zu others there, %zu whole",
+			wrong(&clients[i],
+			      "silence for %d s while %s, with %zu others there, %zu whole",
 			      seconds, phase_names[clients[i].phase], clients[i].here,
 			      clients[i].whole);
 	return reached;

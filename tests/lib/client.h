@@ -58,7 +58,7 @@ struct client {
 	bool ended;                /* the server closed the connection */
 	char error[160];           /* what was wrong; empty: nothing */
 	int id;                    /* its own; -1 before it is known */
-	struct client_peer *peers; /* by ID, its own included */
+	struct client_peer *peers; /* by ID, its own included; grows with what comes */
 	size_t peers_room;
 	size_t here;  /* others that have joined and not left */
 	size_t whole; /* of those, the ones with all their eventfds */
@@ -94,8 +94,9 @@ int client_step(struct client *c);
 
 /*
  * Lets n clients read, a few messages each in turn, until the condition holds for every one of
- * them. Returns false at the deadline and at the first error; one client's error then says which it
- * was and what it knew. The end of a stream that no condition asked for is an error too.
+ * them. Returns false when nothing came for so many seconds, and at the first error; one client's
+ * error then says which it was and what it knew. The end of a stream that no condition asked for is
+ * an error too.
  */
 bool clients_drive(struct client *clients, size_t n, client_condition *done, const void *argument,
 		   int seconds);
