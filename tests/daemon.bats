@@ -1,0 +1,535 @@
+#!/usr/bin/env bats
+# The server as a daemon: the background, the pidfile, syslog, the word to a supervisor, what signals
+# make it say, and when it writes its file to disk.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2034,SC2119,SC2153,SC2314 # each test is a shell of its own
+
+load lib/common
+
+# Prints what comes in on a datagram socket, a line each, for good. With a third argument: whether a
+# client can connect there when the first datagram comes.
+LISTEN='
+	use strict; use warnings; use Socket;
+	my ($at, $server) = @ARGV;
+	$| = 1;
+	my $name = $at; $name =~ s/^@/\0/;
+	socket(my $s, PF_UNIX, SOCK_DGRAM, 0) or die "socket: $!\n";
+	# Of an abstract name every byte counts: no padding.
+	bind($s, pack("S a*", PF_UNIX, $name)) or die "bind: $!\n";
+	chmod 0777, $at;
+	print "listening\n";
+	while (defined recv($s, my $data, 65536, 0)) {
+		$data =~ s/\n/ /g;
+		print "$data\n";
+		if (defined $server) {
+			socket(my $c, PF_UNIX, SOCK_STREAM, 0) or die "socket: $!\n";
+			print "client: ", (connect($c, pack_sockaddr_un($server)) ? "connected" : "$!"), "\n";
+			undef $server;
+		}
+	}
+'
+
+listen() { # PATH FILE [SERVER]
+	perl -e "$LISTEN" "$1" "${@:3}" >"$2" 2>&1 3>&- &
+	PIDS+=($!)
+	eventually grep -q . "$2"
+	has "$2" listening
+}
+
+# The server gets a /dev of its own, with a /dev/log to which we listen.
+private_syslog() {
+	need_namespace
+	mkdir "$WORK/dev" "$WORK/dev/shm"
+	: >"$WORK/dev/null"
+	listen "$WORK/dev/log" "$WORK/syslog"
+	WRAP+=(unshare -m sh -c 'mount --bind /dev/null "$0/null" && mount --bind /dev/shm "$0/shm" &&
+		mount --rbind "$0" /dev && exec "$@"' "$WORK/dev")
+}
+
+# --- the background
+
+@test "-d: when it returns, a client can connect at once" {
+	local round
+	for round in {1..20}; do
+		daemonize -f store
+		greeting "$SOCK" >"$WORK/greeting"
+		is "the greeting in round $round" "$(head -n 2 "$WORK/greeting")" $'0\n0'
+		stop_daemon
+	done
+}
+
+@test "-d says what it serves before it returns, and on stdout nothing" {
+	daemonize -s "$SHM" -n 3
+	is stdout "$(cat "$WORK/out")" ''
+	has "$WORK/err" "$SHM" 'size 1M' "-chardev socket,path=$SOCK,id=fam" vectors=3
+	is 'lines on stderr' "$(wc -l <"$WORK/err")" 2
+	stop_daemon
+	[ -e "/dev/shm/$SHM" ]
+}
+
+@test "-d: failures are said on stderr, with the status that they have in the foreground" {
+	misuse "'-x'" -- -d -x
+	misuse -m/--size -- -d -m 3
+	refused "$DIR/missing/store" 'No such file' -- -d -f missing/store
+	refused /dev/null -- -d -f /dev/null
+	refused "$DIR/missing/sock" 'No such file' -- --daemonize -f store -p missing/sock
+	refused "$DIR/missing/pid" 'No such file' -- -d -f store -i missing/pid
+	refused "$DIR/store" -- -d -f store -m 1 -p store
+	truncate -s 4M store
+	refused "$DIR/store" 4M 8M -- -d -f store -m 8M -i pid
+	refused "$DIR" -- -d -f store -t -m 1M -i pid -p .
+}
+
+@test "-d: failures are said also where the parent ignores signals of its children" {
+	WRAP=(perl -e '$SIG{$_} = "IGNORE" for qw(CHLD PIPE HUP); exec @ARGV')
+	refused "$DIR/missing/store" 'No such file' -- -d -f missing/store
+	daemonize -f store -y 1
+	greeting "$SOCK" >/dev/null
+	stop_daemon
+}
+
+@test "a daemon has left the folder, the terminal and the session behind" {
+	need_tool script
+	local stat
+	"$SERVER" -p "$SOCK" -d -i pid -f store 2>"$WORK/err" 3>&- # not under a time limit: in our session
+	PID=$(cat pid)
+	PIDS+=("$PID")
+	is 'working directory' "$(readlink "/proc/$PID/cwd")" /
+	is 'descriptors 0 to 2' "$(readlink "/proc/$PID/fd/"{0,1,2} | sort -u)" /dev/null
+	stat=$(sed 's/.*) //' "/proc/$PID/stat")
+	is session "$(cut -d' ' -f4 <<<"$stat")" "$PID"
+	[ "$(cut -d' ' -f2 <<<"$stat")" != $$ ]
+	is 'terminal' "$(cut -d' ' -f5 <<<"$stat")" 0
+	stop_daemon
+	# On a terminal, which then closes.
+	script -qefc "exec '$SERVER' -p '$SOCK' -d -i '$DIR/pid' -f store" /dev/null >"$WORK/err" 2>&1 3>&- </dev/null
+	PID=$(cat pid)
+	PIDS+=("$PID")
+	is 'terminal' "$(sed 's/.*) //' "/proc/$PID/stat" | cut -d' ' -f5)" 0
+	greeting "$SOCK" >/dev/null
+	stop_daemon
+}
+
+@test "-d keeps no pipe open: who reads what it says comes to an end" {
+	"$SERVER" -p "$SOCK" -d -i pid -f store 2>&1 3>&- | timeout 60 cat >"$WORK/err"
+	PID=$(cat pid)
+	PIDS+=("$PID")
+	has "$WORK/err" 'connect a node:'
+	stop_daemon
+}
+
+@test "-d whose parent is killed in the middle: it serves, or nothing is left" {
+	need_strace
+	WRAP=(strace -D -f -o "$WORK/trace" -e trace=fallocate --inject=fallocate:delay_enter=400000)
+	launch -d -i pid -f store -a -m 256M
+	eventually grep -qs fallocate "$WORK/trace"
+	kill -KILL "$PID"
+	wait "$PID" || true
+	eventually grep -q '^'"$PID"' .*killed' "$WORK/trace"
+	decided() {
+		local child
+		child=$(cut -d' ' -f1 "$WORK/trace" | sort -u | grep -vx "$PID")
+		! alive "$child" || { [ -S "$SOCK" ] && greeting "$SOCK" 1 >/dev/null 2>&1; }
+	}
+	eventually decided
+	if [ -e pid ] && alive "$(cat pid)"; then
+		PID=$(cat pid)
+		PIDS+=("$PID")
+		greeting "$SOCK" >/dev/null
+		stop_daemon
+	else
+		is 'what is left' "$(ls)" ''
+	fi
+}
+
+@test "a log that nobody reads any more does not end the server" {
+	mkfifo "$WORK/pipe"
+	"$SERVER" -p "$SOCK" -f store 2>"$WORK/pipe" 3>&- &
+	PID=$!
+	PIDS+=("$PID")
+	head -n 2 "$WORK/pipe" >"$WORK/said"
+	has "$WORK/said" 'connect a node:'
+	greeting "$SOCK" >/dev/null
+	greeting "$SOCK" >/dev/null
+	alive "$PID"
+	stop
+	missing "$SOCK"
+}
+
+# --- the pidfile
+
+@test "the pidfile: the process ID, locked while it lives, gone at the end" {
+	need_tool flock
+	local signal
+	for signal in TERM INT QUIT; do
+		start -f store -i pid
+		is 'the pidfile' "$(cat pid)" "$PID"
+		is 'its mode' "$(stat -c %a pid)" 644
+		run -1 flock -n pid true
+		stop "$signal"
+		missing pid
+	done
+	daemonize -f store
+	is 'bytes of the pidfile' "$(bytes_of pid)" $((${#PID} + 1))
+	tr '\0' ' ' <"/proc/$PID/cmdline" | grep -qF "$SOCK"
+	run -1 flock -n pid true
+	stop_daemon
+}
+
+bytes_of() {
+	stat -c %s "$1"
+}
+
+@test "a pidfile that is taken: its holder is named, nothing happens to it" {
+	local first
+	start -f store --pidfile=pid
+	first=$PID
+	refused "$DIR/pid" "$first" -i -- -s "$SHM" -i pid -p other
+	refused "$DIR/pid" "$first" -- -d -f new -i pid -p other
+	ln pid same
+	refused "$DIR/same" "$first" -- -d -f new -i same -p other
+	stop
+	missing pid
+}
+
+@test "a pidfile of a process that is gone is taken over" {
+	local text
+	start -f store -i pid
+	kill -KILL "$PID"
+	wait "$PID" || true
+	start -f store -i pid
+	is 'the pidfile' "$(cat pid)" "$PID"
+	stop
+	missing pid
+	# Whatever became of the number. An empty file will do as well.
+	for text in 1 999999999 $$ ''; do
+		printf '%s' "${text:+$text$'\n'}" >pid
+		start -f store -i pid
+		is 'the pidfile' "$(cat pid)" "$PID"
+		stop
+		missing pid
+	done
+}
+
+@test "a start that fails leaves a stale pidfile as it was" {
+	local before
+	echo 999999999 >pid
+	truncate -s 1M store
+	refused "$DIR/store" -- -f store -i pid -m 4M
+	refused "$DIR/missing" -- -f store -i pid -p missing/sock
+	refused "$DIR/store" -- -f new -i pid -p store
+	is 'the pidfile' "$(cat pid)" 999999999
+	# Up to the last step: the shrinking of the object.
+	need_strace
+	truncate -s 4M store
+	echo 1 >pid
+	WRAP=(strace -D -o /dev/null -e trace=ftruncate --inject=ftruncate:error=EIO)
+	before=$(state)
+	try "${WRAP[@]}" "$SERVER" -p "$SOCK" -f store -t -m 1M -i pid
+	is status "$STATUS" 1
+	has "$WORK/err" 'Input/output error'
+	is 'everything but the text of the pidfile' "$(state | grep -v ' pid$\|/pid$\|/pid ')" "$(grep -v ' pid$\|/pid$\|/pid ' <<<"$before")"
+	missing "$SOCK"
+	grep -qxE '[0-9]+' pid
+}
+
+@test "a file with anything else in it is no pidfile: refused, and untouched" {
+	local text
+	for text in hello '1 2' -5 12x $'1\n2' $'\n\n' ' 7' "$(printf '1%.0s' {1..31})x" \
+		"$(printf '1%.0s' {1..40})" "$(printf '1%.0s' {1..5000})"; do
+		printf '%s\n' "$text" >file
+		refused "$DIR/file" pidfile -i -- -f store -i file
+	done
+	# Exactly as many digits as a buffer may have.
+	for text in {15..17} {31..33} {63..65}; do
+		printf "%0${text}d" 1 >file
+		refused "$DIR/file" pidfile -- -f store -i file
+	done
+	head -c 100000 /dev/urandom >file
+	refused "$DIR/file" pidfile -- -f store -i file
+	printf '\0\0\0\0\0\0' >file
+	refused "$DIR/file" pidfile -- -f store -i file
+}
+
+@test "what cannot be a pidfile" {
+	mkdir folder
+	mkfifo fifo
+	ln -s nothing dangling
+	refused "$DIR/folder" -- -f store -i folder
+	refused "$DIR/fifo" -- -f store -i fifo
+	refused /dev/null -- -f store -i /dev/null
+	refused "$DIR/dangling" -- -f store -i dangling
+	refused "$DIR/missing/pid" 'No such file' -- -f store -i missing/pid
+	refused "$DIR/folder/" -- -f store -i folder/
+	# Neither the object nor the socket can be it.
+	refused "$DIR/both" -- -f both -i both
+	SOCK=$DIR/both refused "$DIR/both" -- -f store -i both
+	need_root
+	need_tool setpriv
+	cp "$SERVER" "$WORK/tm_ivshmem_server"
+	SERVER=$WORK/tm_ivshmem_server
+	chown "$NOBODY" "$DIR"
+	echo 1 >roots
+	WRAP=(setpriv "--reuid=$NOBODY" "--regid=$NOBODY" --clear-groups)
+	refused "$DIR/roots" 'Permission denied' -- -f store -i roots
+	refused "$DIR/folder/pid" 'Permission denied' -- -f store -i folder/pid
+	refused "$DIR/folder/pid" 'Permission denied' -- -d -f store -i folder/pid
+}
+
+@test "a full file system: no pidfile, no start" {
+	need_root
+	mkdir small
+	mount -t tmpfs -o size=64K tmpfs small || skip "no tmpfs can be mounted here"
+	head -c 1M /dev/zero >small/filler 2>/dev/null || true
+	refused "$DIR/small/pid" 'No space left on device' -- -s "$SHM" -i small/pid
+	refused "$DIR/small/pid" 'No space left on device' -- -d -s "$SHM" -i small/pid
+}
+
+@test "at the end the pidfile is removed only if it is still ours" {
+	start -f store -i pid
+	rm pid
+	echo 4711 >pid
+	stop
+	is 'the pidfile' "$(cat pid)" 4711
+	rm pid
+	start -f store -i pid
+	rm pid
+	stop
+	hasnt "$LOG" 'cannot remove'
+}
+
+@test "servers started at the same moment with one pidfile: exactly one lives" {
+	local round i
+	for round in {1..10}; do
+		for i in 1 2 3; do
+			"$SERVER" -p "sock$i" -s "$SHM-$i" -i pid >"$WORK/log$i" 2>&1 3>&- &
+			PIDS+=($!)
+		done
+		all_but_one_ended() {
+			local n=0
+			for i in "${PIDS[@]: -3}"; do ! alive "$i" || n=$((n + 1)); done
+			[ "$n" -le 1 ]
+		}
+		eventually all_but_one_ended
+		eventually grep -q 'connect a node:' "$WORK"/log?
+		is "servers ready in round $round" "$(cat "$WORK"/log? | grep -c 'connect a node:')" 1
+		alive "$(cat pid)"
+		kill "$(cat pid)"
+		wait
+		missing pid
+	done
+}
+
+# --- syslog
+
+@test "in the background it logs to syslog, with its name and pid" {
+	private_syslog
+	daemonize -s "$SHM"
+	greeting "$SOCK" >/dev/null
+	eventually grep -q 'ID 0 left' "$WORK/syslog"
+	kill -USR1 "$PID"
+	eventually grep -q 'joined so far' "$WORK/syslog"
+	stop_daemon
+	has "$WORK/syslog" "tm_ivshmem_server[$PID]: serving" "tm_ivshmem_server[$PID]: connect a node:" \
+		"tm_ivshmem_server[$PID]: ID 0 joined" "tm_ivshmem_server[$PID]: ID 0 left" ' ending'
+	# The facility is daemon, the level info: 3 * 8 + 6.
+	is 'lines of another kind' "$(grep -v '^<30>\|^listening$' "$WORK/syslog")" ''
+}
+
+@test "failures of a daemon reach syslog as errors" {
+	private_syslog
+	need_strace
+	WRAP+=(strace -D -f -o /dev/null -e trace=fdatasync --inject=fdatasync:error=EIO)
+	daemonize -f store
+	greeting "$SOCK" >/dev/null
+	eventually grep -q 'Input/output error' "$WORK/syslog"
+	grep "tm_ivshmem_server\[$PID\]: cannot flush $DIR/store.*Input/output error" "$WORK/syslog" | grep -q '^<27>'
+	kill "$PID"
+	eventually ended "$PID"
+}
+
+@test "a daemon whose syslog comes and goes serves on" {
+	private_syslog
+	kill "${PIDS[0]}"
+	wait "${PIDS[0]}" 2>/dev/null || true
+	daemonize -s "$SHM"
+	greeting "$SOCK" >/dev/null
+	rm "$WORK/dev/log"
+	greeting "$SOCK" >/dev/null
+	listen "$WORK/dev/log" "$WORK/syslog"
+	greeting "$SOCK" >/dev/null
+	eventually grep -q "ID 0 joined" "$WORK/syslog"
+	stop_daemon
+}
+
+@test "in the foreground nothing goes to syslog, and in the background nothing elsewhere" {
+	private_syslog
+	start -s "$SHM"
+	greeting "$SOCK" >/dev/null
+	eventually grep -q 'ID 0 left' "$LOG"
+	stop
+	is 'what syslog got' "$(cat "$WORK/syslog")" listening
+	refused "$DIR/missing" -- -d -f missing/store
+	is 'what syslog got' "$(cat "$WORK/syslog")" listening
+}
+
+# --- a supervisor
+
+@test "NOTIFY_SOCKET: ready when clients can connect, and word of the end" {
+	local at
+	for at in "$DIR/notify" "@tm-test-$BASHPID"; do
+		listen "$at" "$WORK/notified" "$SOCK"
+		export NOTIFY_SOCKET=$at
+		start -f store
+		eventually grep -q client: "$WORK/notified"
+		is 'what was told' "$(cat "$WORK/notified")" $'listening\nREADY=1\nclient: connected'
+		stop
+		is 'what was told' "$(tail -n 1 "$WORK/notified")" STOPPING=1
+		is 'how often' "$(wc -l <"$WORK/notified")" 4
+		unset NOTIFY_SOCKET
+	done
+}
+
+@test "NOTIFY_SOCKET: told by a daemon too, and not by starts that fail" {
+	listen "$WORK/notify" "$WORK/notified" "$SOCK"
+	export NOTIFY_SOCKET=$WORK/notify
+	refused "$DIR/missing" -- -f missing/store
+	refused "$DIR/missing" -- -d -f missing/store
+	misuse "'-x'" -- -x
+	"$SERVER" --help >/dev/null
+	is 'what was told' "$(cat "$WORK/notified")" listening
+	daemonize -f store
+	eventually grep -q client: "$WORK/notified"
+	stop_daemon
+	is 'what was told' "$(cat "$WORK/notified")" $'listening\nREADY=1\nclient: connected\nSTOPPING=1'
+}
+
+@test "NOTIFY_SOCKET that leads nowhere does not keep it from serving" {
+	local at
+	for at in "$DIR/missing" /dev/null @nobody-listens-here '' relative "/$(printf 'n%.0s' {1..200})"; do
+		NOTIFY_SOCKET=$at start -f store
+		greeting "$SOCK" >/dev/null
+		stop
+	done
+}
+
+# --- USR1
+
+@test "USR1: a table of who is connected" {
+	local first_pid
+	need_root
+	need_tool setpriv
+	start -s "$SHM" -n 600
+	kill -USR1 "$PID"
+	eventually grep -q '0 nodes connected, 0 joined so far, 0 messages waiting' "$LOG"
+	peer
+	first_pid=$PEER_PID
+	# One of another account that reads nothing: what its socket does not hold waits.
+	chmod 777 "$SOCK"
+	setpriv "--reuid=$NOBODY" "--regid=$NOBODY" --clear-groups perl -MSocket -e '
+		socket(my $s, PF_UNIX, SOCK_STREAM, 0) or die;
+		connect($s, pack_sockaddr_un($ARGV[0])) or die; sleep 1000' "$SOCK" 3>&- &
+	PEER_PID=$!
+	PIDS+=("$PEER_PID")
+	eventually grep -q 'ID 1 joined' "$LOG"
+	all_sent_to_first() {
+		kill -USR1 "$PID"
+		eventually grep -q '2 nodes connected' "$LOG"
+		grep '^[^ ]* ID 0: ' "$LOG" | tail -n 1 | grep -q ' 0 messages waiting'
+	}
+	eventually all_sent_to_first
+	has "$LOG" "ID 0: process $first_pid (perl), uid 0, " "ID 1: process $PEER_PID (perl), uid $NOBODY, "
+	grep -E 'ID 1: .*connected for [0-9]+ s, [1-9][0-9]+ messages waiting' "$LOG"
+	grep -E '2 nodes connected, 2 joined so far, [1-9][0-9]+ messages waiting' "$LOG"
+	kill -KILL "$PEER_PID"
+	eventually grep -q 'ID 1 left' "$LOG"
+	kill -USR1 "$PID"
+	eventually grep -q '1 nodes\? connected, 2 joined so far' "$LOG"
+	stop
+}
+
+# --- durability
+
+# How many flushes strace has seen.
+flushes() {
+	grep -c 'fdatasync(' "$WORK/trace" || true
+}
+
+traced() { # [STRACE ARGUMENT...]
+	need_strace
+	: >"$WORK/trace"
+	WRAP=(strace -D -f -o "$WORK/trace" -e trace=fdatasync "$@")
+}
+
+flushed() { # NUMBER
+	[ "$(flushes)" -ge "$1" ]
+}
+
+@test "a file is flushed to disk when a node leaves, in another process, and at the end" {
+	traced
+	start -f store
+	peer
+	is 'flushes while the node is there' "$(flushes)" 0
+	kill "$PEER_PID"
+	eventually flushed 1
+	run -1 grep "^$PID .*fdatasync" "$WORK/trace"
+	greeting "$SOCK" >/dev/null
+	eventually flushed 2
+	stop
+	grep "^$PID .*fdatasync(" "$WORK/trace"
+	hasnt "$LOG" 'cannot flush'
+}
+
+@test "-y flushes as often as said, without a node as well" {
+	traced
+	start -f store -y 1
+	eventually flushed 4
+	run -1 grep "^$PID .*fdatasync" "$WORK/trace"
+	hasnt "$LOG" flush
+	stop
+}
+
+@test "shared memory is never flushed, it is on no disk" {
+	traced
+	start -s "$SHM"
+	greeting "$SOCK" >/dev/null
+	eventually grep -q 'ID 0 left' "$LOG"
+	stop
+	is flushes "$(flushes)" 0
+}
+
+@test "a flush that fails is logged, and the server serves on" {
+	traced --inject=fdatasync:error=EIO
+	start -f store
+	greeting "$SOCK" >/dev/null
+	eventually grep -q 'cannot flush' "$LOG"
+	has "$LOG" "$DIR/store" 'Input/output error'
+	greeting "$SOCK" >/dev/null
+	kill "$PID"
+	wait "$PID" || true
+	is 'the last that it says' "$(grep -c 'cannot flush' <(tail -n 1 "$LOG"))" 1
+	missing "$SOCK"
+}
+
+@test "a flush that hangs delays nobody: one at a time, with nothing but the store in its hands" {
+	local flusher
+	# Long enough to outlast the test. The tracer must not outlive it.
+	traced --inject=fdatasync:delay_enter=600000000
+	start -f store -y 1
+	flusher_at_work() {
+		flusher=$(pgrep -P "$PID") && [ "$(find "/proc/$flusher/fd" -mindepth 1 2>/dev/null | wc -l)" = 1 ]
+	}
+	eventually flusher_at_work
+	is 'what it has open' "$(readlink "/proc/$flusher/fd"/*)" "$DIR/store"
+	greeting "$SOCK" >"$WORK/greeting"
+	is 'the greeting' "$(head -n 2 "$WORK/greeting")" $'0\n0'
+	sleep 3 # more are due by then
+	is 'processes that flush' "$(pgrep -P "$PID")" "$flusher"
+	# The lock is not in its hands: when the server is killed, the next can start.
+	kill -KILL "$PID"
+	wait "$PID" || true
+	WRAP=()
+	start -f store
+	alive "$flusher"
+	kill -KILL "$flusher"
+	stop
+}

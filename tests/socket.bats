@@ -1,0 +1,486 @@
+#!/usr/bin/env bats
+# The socket and who may connect: modes and groups at every moment, sockets of other servers and what
+# else may stand at the path, and what is there when the server has ended.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2034,SC2119,SC2153,SC2314 # each test is a shell of its own
+
+load lib/common
+
+GID=45107 # of the group kvm in these tests, which nobody has
+OTHER=45108
+
+# Runs the server where the group kvm exists (and `guests`, of another number), or where it does not.
+# Only this process sees that.
+with_groups() { # GROUP:NUMBER...
+	local group
+	need_namespace
+	grep -v '^kvm:\|^guests:' /etc/group >"$WORK/group"
+	for group in "$@"; do
+		echo "${group%%:*}:x:${group#*:}:" >>"$WORK/group"
+	done
+	WRAP=(unshare -m sh -c 'mount --bind "$0" /etc/group && exec "$@"' "$WORK/group")
+}
+
+# The same as an account that owns nothing, in the groups named.
+with_groups_as_nobody() { # [GROUPS] GROUP:NUMBER...
+	need_tool setpriv
+	cp "$SERVER" "$WORK/tm_ivshmem_server"
+	SERVER=$WORK/tm_ivshmem_server
+	chown "$NOBODY:$NOBODY" "$DIR"
+	with_groups "${@:2}"
+	if [ -n "$1" ]; then
+		WRAP+=(setpriv "--reuid=$NOBODY" "--regid=$NOBODY" "--groups=$1")
+	else
+		WRAP+=(setpriv "--reuid=$NOBODY" "--regid=$NOBODY" --clear-groups)
+	fi
+}
+
+mode() { # PATH
+	stat -c '%a %g' "$1"
+}
+
+# Connects as another account, in the groups named, and gets a greeting; prints why if that fails.
+connect_as() { # GROUPS SOCKET
+	local groups=--clear-groups
+	[ -z "$1" ] || groups=--groups=$1
+	timeout 60 setpriv "--reuid=$NOBODY" "--regid=$NOBODY" "$groups" perl -e "$PEER" "$2" 4 2>&1 3>&-
+}
+
+# --- mode and group
+
+@test "with a group kvm: socket and new objects are its" {
+	with_groups "kvm:$GID"
+	start -f store
+	is socket "$(mode "$SOCK")" "660 $GID"
+	is store "$(mode store)" "660 $GID"
+	stop
+	start -s "$SHM"
+	is socket "$(mode "$SOCK")" "660 $GID"
+	is object "$(mode "/dev/shm/$SHM")" "660 $GID"
+	stop
+}
+
+@test "without a group kvm: only the own account gets in" {
+	with_groups
+	start -f store
+	is socket "$(mode "$SOCK")" '600 0'
+	is store "$(mode store)" '600 0'
+	stop
+	start -s "$SHM"
+	is socket "$(mode "$SOCK")" '600 0'
+	is object "$(mode "/dev/shm/$SHM")" '600 0'
+	stop
+}
+
+@test "-g: a group by name or number" {
+	local group
+	with_groups "kvm:$GID" "guests:$OTHER"
+	for group in guests "$OTHER" "0$OTHER"; do
+		rm -f store
+		start -f store -g "$group"
+		is "socket of -g $group" "$(mode "$SOCK")" "660 $OTHER"
+		is "store of -g $group" "$(mode store)" "660 $OTHER"
+		stop
+	done
+	# A number needs no name.
+	rm store
+	start -f store --group=45109
+	is socket "$(mode "$SOCK")" '660 45109'
+	stop
+	start -s "$SHM" -g 0
+	is socket "$(mode "$SOCK")" '660 0'
+	is object "$(mode "/dev/shm/$SHM")" '660 0'
+	stop
+}
+
+@test "a name of digits is a name first" {
+	with_groups "7777:$OTHER"
+	start -s "$SHM" -g 7777
+	is socket "$(mode "$SOCK")" "660 $OTHER"
+	stop
+}
+
+@test "as an account in kvm: the group gets in" {
+	with_groups_as_nobody "$GID" "kvm:$GID"
+	start -f store
+	is socket "$(mode "$SOCK")" "660 $GID"
+	is store "$(mode store)" "660 $GID"
+	stop
+}
+
+@test "as an account that is not in kvm: only itself gets in, without a word" {
+	with_groups_as_nobody '' "kvm:$GID"
+	start -f store
+	is socket "$(mode "$SOCK")" "600 $NOBODY"
+	is store "$(mode store)" "600 $NOBODY"
+	is 'lines in the log' "$(wc -l <"$LOG")" 2
+	stop
+}
+
+@test "as an account that is not in the group of -g: refused, nothing left" {
+	with_groups_as_nobody '' "kvm:$GID" "guests:$OTHER"
+	refused "$DIR/store" "$OTHER" 'Operation not permitted' -- -f store -g guests
+	refused 'Operation not permitted' -- -s "$SHM" -g "$OTHER"
+	refused 'Operation not permitted' -- -f store -m 8 -a -i pid -g 0
+	# An object that exists is not the question, but the socket is.
+	truncate -s 4M store
+	chown "$NOBODY" store
+	refused "$SOCK" "$OTHER" 'Operation not permitted' -- -f store -g guests -t -m 1
+	start -f store -g "$NOBODY"
+	is socket "$(mode "$SOCK")" "660 $NOBODY"
+	stop
+}
+
+@test "the umask does not matter" {
+	local mask
+	with_groups "kvm:$GID"
+	for mask in 000 022 077 0177 0777; do
+		rm -f store
+		umask "$mask"
+		start -f store
+		umask 022
+		is "socket with umask $mask" "$(mode "$SOCK")" "660 $GID"
+		is "store with umask $mask" "$(mode store)" "660 $GID"
+		stop
+	done
+	with_groups
+	for mask in 000 022 077; do
+		rm -f store
+		umask "$mask"
+		start -f store
+		umask 022
+		is "socket with umask $mask" "$(mode "$SOCK")" '600 0'
+		is "store with umask $mask" "$(mode store)" '600 0'
+		stop
+	done
+}
+
+@test "existing objects keep owner and mode" {
+	local before
+	with_groups "kvm:$GID" "guests:$OTHER"
+	truncate -s 1M store
+	chmod 640 store
+	chown "$NOBODY:$OTHER" store
+	before=$(state)
+	serves -- -f store
+	serves -- -f store -g guests
+	is 'everything' "$(state)" "$before"
+	serves -- -f store -t -m 2M -a
+	is 'mode and owner' "$(stat -c '%a %u:%g' store)" "640 $NOBODY:$OTHER"
+	cp --preserve=all store "/dev/shm/$SHM"
+	serves -- -s "$SHM"
+	is 'mode and owner' "$(stat -c '%a %u:%g' "/dev/shm/$SHM")" "640 $NOBODY:$OTHER"
+}
+
+# --- who gets in
+
+@test "an account in the group connects, one outside does not, whatever else it may" {
+	need_tool setpriv
+	with_groups "kvm:$GID"
+	start -f store
+	is 'a member' "$(connect_as "$GID" "$SOCK" | sed -n 3p)" '-1 fd 1048576'
+	is 'a member of more' "$(connect_as "$OTHER,$GID" "$SOCK" | sed -n 3p)" '-1 fd 1048576'
+	run -13 connect_as '' "$SOCK"
+	is 'nobody' "$output" 'connect: Permission denied'
+	run -13 connect_as "$OTHER" "$SOCK"
+	is 'a member of another' "$output" 'connect: Permission denied'
+	is 'clients in the log' "$(grep -c joined "$LOG")" 2
+	stop
+	with_groups
+	start -f store
+	run -13 connect_as "$GID" "$SOCK"
+	is 'a member, without -g' "$output" 'connect: Permission denied'
+	stop
+}
+
+# Tries all the time, as an account outside of the group, to connect and to open the object; says
+# how it went each time the answer changes.
+# shellcheck disable=SC2016
+INTRUDER='
+	use strict; use warnings; use Socket;
+	my ($path, @files) = @ARGV;
+	$| = 1;
+	my %last;
+	my $tell = sub { my ($what, $how) = @_; print "$what: $how\n" if ($last{$what} // "") ne $how; $last{$what} = $how; };
+	while (1) {
+		socket(my $s, PF_UNIX, SOCK_STREAM, 0) or die "socket: $!\n";
+		$tell->("connect", connect($s, pack_sockaddr_un($path)) ? "done" : "$!");
+		close $s;
+		for my $file (@files) {
+			for my $mode ("<", "+<") {
+				$tell->("open $file", open(my $f, $mode, $file) ? "done" : "$!");
+			}
+		}
+		select undef, undef, undef, 0.002;
+	}
+'
+
+@test "there is no moment at which another account gets in, or the modes are wider" {
+	need_tool setpriv
+	need_strace
+	local calls=umask,bind,listen,chmod,fchmod,fchmodat,chown,fchown,lchown,fchownat,ftruncate
+	local intruder watcher args
+	with_groups "kvm:$GID"
+	for args in "-f $DIR/store" "-s $SHM" "-f $DIR/store -a" "-f $DIR/store -g $OTHER" "-f $DIR/store -d -i pid"; do
+		rm -f store "/dev/shm/$SHM" "$WORK/trace"
+		umask 000
+		setpriv "--reuid=$NOBODY" "--regid=$NOBODY" --clear-groups perl -e "$INTRUDER" "$SOCK" \
+			"$DIR/store" "/dev/shm/$SHM" >"$WORK/intruder" 2>&1 3>&- &
+		intruder=$!
+		perl -e '
+			$| = 1;
+			while (1) {
+				for (@ARGV) {
+					my @s = lstat or next;
+					my $now = sprintf "%o %d %d", $s[2] & 07777, $s[4], $s[5];
+					print "$now\n" if ($last{$_} // "") ne $now;
+					$last{$_} = $now;
+				}
+				select undef, undef, undef, 0.002;
+			}' "$SOCK" "$DIR/store" "/dev/shm/$SHM" >"$WORK/modes" 2>&1 3>&- &
+		watcher=$!
+		PIDS+=("$intruder" "$watcher")
+		eventually grep -q connect "$WORK/intruder"
+		# Before and after each of the calls that matter there is time to get in.
+		# shellcheck disable=SC2086 # words
+		"${WRAP[@]}" strace -D -f -o "$WORK/trace" -e trace=$calls \
+			--inject=$calls:delay_enter=30000:delay_exit=30000 \
+			"$SERVER" -p "$SOCK" $args >"$LOG" 2>&1 3>&- &
+		PID=$!
+		PIDS+=("$PID")
+		eventually grep -q 'connect a node:' "$LOG"
+		umask 022
+		eventually grep -q 'connect: Permission denied' "$WORK/intruder"
+		eventually grep -q 'open .*: Permission denied' "$WORK/intruder"
+		if [ -e pid ]; then
+			wait "$PID"
+			PID=$(cat pid)
+			kill "$PID"
+			while alive "$PID"; do sleep 0.05; done
+		else
+			stop
+		fi
+		eventually tail_is "$WORK/intruder" connect 'No such file or directory'
+		kill "$intruder" "$watcher"
+		is "what else the other account met with, $args" \
+			"$(grep -v ': Permission denied$\|: No such file or directory$' "$WORK/intruder")" ''
+		is "wider modes with $args" "$(grep -v -x "600 0 [0-9]*\|660 0 $GID\|660 0 $OTHER\|[0-7]* 0 0" "$WORK/modes")" ''
+		is "wider modes with $args" "$(grep -x "[0-7]* 0 0" "$WORK/modes" | grep -v -x '[0-6]00 0 0')" ''
+		grep -q '^660 0 4510[78]$' "$WORK/modes"
+	done
+}
+
+tail_is() { # FILE WHAT HOW
+	[ "$(grep "^$2:" "$1" | tail -n 1)" = "$2: $3" ]
+}
+
+# --- what stands at the path
+
+@test "what is no socket is never touched" {
+	: >file
+	echo text >text
+	mkdir folder
+	mkfifo fifo
+	ln -s nothing dangling
+	ln -s text link
+	local path
+	for path in file text folder fifo dangling link; do
+		refused "$DIR/$path" 'not a socket' -p -- -s "$SHM" -p "$path"
+		refused "$DIR/$path" -- -f store -m 1 -p "$path"
+	done
+	# Not even by a symbolic link to a socket.
+	start -s "$SHM"
+	ln -s sock to-socket
+	refused "$DIR/to-socket" -- -f store -p to-socket
+	stop
+	refused /dev/null 'not a socket' -- -f store -p /dev/null
+	refused "$DIR" 'not a socket' -- -f store -p .
+}
+
+@test "paths at which no socket can be" {
+	: >file
+	refused "$DIR/missing/sock" 'No such file or directory' -- -f store -p missing/sock
+	refused "$DIR/file/sock" 'Not a directory' -- -f store -p file/sock
+	refused "$DIR/sock/" -- -f store -p sock/
+	refused "$DIR/missing/" -- -f store -p missing/
+	refused / -- -f store -p /
+}
+
+@test "a folder in which we may not write" {
+	need_root
+	need_tool setpriv
+	cp "$SERVER" "$WORK/tm_ivshmem_server"
+	SERVER=$WORK/tm_ivshmem_server
+	chown "$NOBODY" "$DIR"
+	mkdir closed locked
+	chmod 755 closed
+	chmod 700 locked
+	WRAP=(setpriv "--reuid=$NOBODY" "--regid=$NOBODY" --clear-groups)
+	refused "$DIR/closed/sock" 'Permission denied' -- -f store -p closed/sock
+	refused "$DIR/locked/sock" 'Permission denied' -- -f store -p locked/sock
+}
+
+@test "the longest path that a socket can have" {
+	SOCK=$DIR/$(printf 's%.0s' $(seq $((106 - ${#DIR}))))
+	is 'its length' ${#SOCK} 107
+	serves "$SOCK" -- -f store
+}
+
+@test "a server that lives is named with its pid and left alone; its clients notice nothing" {
+	local i first
+	start -f store
+	first=$PID
+	peer
+	eventually grep -q '^0 fd 0' "$HEARD"
+	cp "$HEARD" "$WORK/heard"
+	for i in 1 2 3; do
+		refused "$SOCK" "$first" -p -- -s "$SHM"
+		refused "$SOCK" "$first" -p -- -f other -m 1 -a
+		refused "$SOCK" "$first" -- -d -f other
+	done
+	# One that comes now is the next that the client hears of.
+	greeting "$SOCK" 5 >"$WORK/greeting"
+	eventually grep -q '^1 fd' "$HEARD"
+	is 'what the client heard' "$(head -n 5 "$HEARD")" "$(cat "$WORK/heard")"$'\n''1 fd 0'
+	is 'joins in the log' "$(grep -c joined "$LOG")" 2
+	is 'refusals in the log' "$(grep -c refused "$LOG")" 0
+	stop
+}
+
+@test "sockets of others that live are left alone too" {
+	local type pid
+	for type in SOCK_STREAM SOCK_DGRAM SOCK_SEQPACKET; do
+		rm -f sock
+		perl -MSocket -e '
+			socket(my $s, PF_UNIX, eval $ARGV[1], 0) or die; bind($s, pack_sockaddr_un($ARGV[0])) or die;
+			$ARGV[1] eq "SOCK_DGRAM" or listen($s, 1) or die; print "here\n"; close STDOUT; sleep 1000' \
+			"$SOCK" "$type" >"$WORK/here" 3>&- &
+		pid=$!
+		PIDS+=("$pid")
+		eventually grep -q here "$WORK/here"
+		refused "$SOCK" -- -s "$SHM"
+		kill "$pid"
+		wait "$pid" || true
+		serves "$SOCK" -- -s "$SHM" # now it is a stale one
+	done
+}
+
+@test "a stale socket is replaced" {
+	local inode
+	start -s "$SHM"
+	inode=$(stat -c %i "$SOCK")
+	kill -KILL "$PID"
+	wait "$PID" || true
+	[ -S "$SOCK" ]
+	: >keep-the-inode-number-busy
+	start -s "$SHM"
+	greeting "$SOCK" >"$WORK/greeting"
+	is 'the greeting' "$(head -n 2 "$WORK/greeting")" $'0\n0'
+	stop
+	missing "$SOCK"
+	# One that only root may replace is left to root.
+	need_root
+	need_tool setpriv
+	perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => "sock", Listen => 1)'
+	cp "$SERVER" "$WORK/tm_ivshmem_server"
+	SERVER=$WORK/tm_ivshmem_server
+	truncate -s 1M store
+	chown "$NOBODY" store
+	WRAP=(setpriv "--reuid=$NOBODY" "--regid=$NOBODY" --clear-groups)
+	refused "$SOCK" -- -f store
+}
+
+@test "two servers started at the same moment on one path: exactly one lives, and its socket works" {
+	local round i pids
+	for round in {1..20}; do
+		[ $((round % 2)) = 0 ] || perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => "sock", Listen => 1)'
+		rm -f "/dev/shm/$SHM"*
+		pids=()
+		for i in 1 2 3; do
+			"$SERVER" -p "$SOCK" -s "$SHM-$i" >"$WORK/log$i" 2>&1 3>&- &
+			pids+=($!)
+		done
+		PIDS+=("${pids[@]}")
+		all_but_one_ended() {
+			local n=0 pid
+			for pid in "${pids[@]}"; do ! alive "$pid" || n=$((n + 1)); done
+			[ "$n" -le 1 ]
+		}
+		eventually all_but_one_ended
+		for i in 1 2 3; do
+			if alive "${pids[i - 1]}"; then
+				PID=${pids[i - 1]} LOG=$WORK/log$i
+			else
+				has "$WORK/log$i" "$SOCK" running
+				missing "/dev/shm/$SHM-$i"
+			fi
+		done
+		ready
+		greeting "$SOCK" >"$WORK/greeting"
+		is "the greeting in round $round" "$(head -n 2 "$WORK/greeting")" $'0\n0'
+		stop
+		missing "$SOCK"
+	done
+}
+
+# --- the end
+
+@test "TERM, INT and QUIT end it well, and the socket is gone" {
+	local signal
+	for signal in TERM INT QUIT; do
+		start -f store
+		peer
+		stop "$signal"
+		missing "$SOCK"
+		eventually grep -qx end "$HEARD"
+		has "$LOG" "$DIR/store stays"
+	done
+}
+
+@test "signals that were ignored when it was started end it all the same" {
+	local signal
+	for signal in TERM INT QUIT; do
+		WRAP=(perl -e '$SIG{$_} = "IGNORE" for qw(TERM INT QUIT USR1 CHLD PIPE); exec @ARGV')
+		start -f store
+		stop "$signal"
+		missing "$SOCK"
+	done
+}
+
+@test "at the end the socket is removed only if it is still ours" {
+	start -s "$SHM"
+	rm "$SOCK"
+	echo text >"$SOCK"
+	stop
+	is 'what stands there' "$(cat "$SOCK")" text
+	rm "$SOCK"
+	# Another server's socket.
+	local first first_log=$LOG
+	start -s "$SHM"
+	first=$PID
+	rm "$SOCK"
+	LOG=$WORK/log2
+	start -s "$SHM-2"
+	kill "$first"
+	wait "$first"
+	hasnt "$first_log" remove
+	greeting "$SOCK" >"$WORK/greeting"
+	is 'the greeting' "$(head -n 2 "$WORK/greeting")" $'0\n0'
+	stop
+	missing "$SOCK"
+	# None at all.
+	start -s "$SHM"
+	rm "$SOCK"
+	stop
+	hasnt "$LOG" remove
+}
+
+@test "the folder of the socket gone: the server serves on, and ends well" {
+	mkdir folder
+	SOCK=$DIR/folder/sock
+	start -f store
+	peer
+	rm -r folder
+	stop
+	eventually grep -qx end "$HEARD"
+	is 'what is here' "$(ls)" store
+}

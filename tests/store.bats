@@ -1,0 +1,638 @@
+#!/usr/bin/env bats
+# The backing store: which objects are taken, at which size, and what is left of them by starts that
+# fail, by other servers, and by ends of every kind.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2034,SC2119,SC2153,SC2314 # each test is a shell of its own
+
+load lib/common
+
+teardown_more() {
+	[ -z "${LOOP-}" ] || losetup -d "$LOOP" || true
+	[ -z "${LISTENER-}" ] || kill "$LISTENER" 2>/dev/null || true
+	huge_pages_return
+}
+
+# A file with something in it, of the size given.
+make_file() { # PATH SIZE
+	truncate -s "$2" "$1"
+	printf 'something' | dd of="$1" conv=notrunc status=none
+}
+
+bytes() { # PATH
+	stat -c %s "$1"
+}
+
+# Runs the server as an account that owns nothing, from a copy that it can read; it may write here.
+as_nobody() {
+	need_root
+	need_tool setpriv
+	cp "$SERVER" "$WORK/tm_ivshmem_server"
+	SERVER=$WORK/tm_ivshmem_server
+	chown "$NOBODY:$NOBODY" "$DIR"
+	WRAP=(setpriv "--reuid=$NOBODY" "--regid=$NOBODY" --clear-groups)
+}
+
+# A file system of its own, small enough to be filled.
+small_tmpfs() { # SIZE
+	need_root
+	mkdir small
+	mount -t tmpfs -o "size=$1,mode=755" tmpfs small || skip "no tmpfs can be mounted here"
+}
+
+small_ext4() { # SIZE [PERCENT THAT ONLY ROOT MAY USE]
+	need_root
+	need_tool mkfs.ext4 mount
+	mkdir small
+	truncate -s "$1" "$WORK/image"
+	mkfs.ext4 -q -F -m "${2:-0}" -O ^has_journal "$WORK/image"
+	mount -o loop "$WORK/image" small || skip "no loop device can be mounted here"
+	rmdir small/lost+found
+}
+
+# --- sizes
+
+@test "a new object: 1M, or what -m says" {
+	serves "serving $DIR/store, size 1M" -- -f store
+	is bytes "$(bytes store)" 1048576
+	serves "serving $DIR/other, size 16K" -- -f other -m 16K
+	is bytes "$(bytes other)" 16384
+	serves "$SHM" 'size 1M' -- -s "$SHM"
+	is bytes "$(bytes "/dev/shm/$SHM")" 1048576
+	serves "$SHM-2" 'size 2M' -- -s "$SHM-2" -m 2
+	is bytes "$(bytes "/dev/shm/$SHM-2")" 2097152
+}
+
+@test "an empty object is sized like a new one, and keeps owner and mode" {
+	local before
+	: >store
+	chmod 604 store
+	before=$(stat -c '%i %a %u:%g' store)
+	serves 'size 1M' -- -f store
+	is bytes "$(bytes store)" 1048576
+	is 'inode, mode, owner' "$(stat -c '%i %a %u:%g' store)" "$before"
+	: >store
+	serves 'size 8M' -- -f store -m 8
+	is bytes "$(bytes store)" 8388608
+	is 'inode, mode, owner' "$(stat -c '%i %a %u:%g' store)" "$before"
+	: >"/dev/shm/$SHM"
+	serves 'size 4M' -- -s "$SHM" -m 4
+	is bytes "$(bytes "/dev/shm/$SHM")" 4194304
+}
+
+@test "an existing object keeps its size: no -m, an equal one, a smaller one" {
+	local before
+	make_file store 4M
+	make_file "/dev/shm/$SHM" 4M
+	before=$(state)
+	serves 'size 4M' -- -f store
+	hasnt "$LOG" 'more than'
+	serves 'size 4M' -- -f store -m 4M
+	hasnt "$LOG" 'more than'
+	serves 'size 4M' 'more than -m 2M' "$DIR/store has 4M" -- -f store -m 2M
+	serves 'size 4M' -- -s "$SHM"
+	serves 'size 4M' 'more than -m 16K' -- -s "$SHM" -m 16K
+	is 'everything' "$(state)" "$before"
+}
+
+@test "an existing object that is smaller than -m is refused without -t" {
+	make_file store 4M
+	refused "$DIR/store" 4M 8M -t -- -f store -m 8M
+	refused "$DIR/store" 4M 1T -t -- -f store -m 1T
+	make_file "/dev/shm/$SHM" 4K
+	refused "$SHM" 4K 1M -t -- -s "$SHM" -m 1
+}
+
+@test "-t enlarges: what was there stays" {
+	local before
+	make_file store 1M
+	before=$(sha256sum <store)
+	serves 'size 8M' -- -f store -t -m 8
+	hasnt "$LOG" shrank shrinks
+	is bytes "$(bytes store)" 8388608
+	is 'the start' "$(head -c 1M store | sha256sum)" "$before"
+	is 'the rest, without zeros' "$(tail -c +1048577 store | tr -d '\0' | wc -c)" 0
+	make_file "/dev/shm/$SHM" 5000
+	serves 'size 1M' -- -s "$SHM" -t -m 1
+	is bytes "$(bytes "/dev/shm/$SHM")" 1048576
+	# For a new object it has nothing to do.
+	serves 'size 2M' -- -f new -t -m 2
+	is bytes "$(bytes new)" 2097152
+}
+
+@test "-t shrinks, and says so" {
+	make_file store 8M
+	serves 'size 2M' 8M shr -- -f store -t -m 2
+	is bytes "$(bytes store)" 2097152
+	serves 'size 2M' -- -f store -t -m 2
+	hasnt "$LOG" shrank shrinks
+	make_file "/dev/shm/$SHM" 8M
+	serves 'size 4K' 8M shr -- -s "$SHM" --truncate --size=4K
+	is bytes "$(bytes "/dev/shm/$SHM")" 4096
+}
+
+@test "-t with a start that fails later has changed nothing" {
+	make_file store 2M
+	make_file "/dev/shm/$SHM" 2M
+	: >empty
+	: >taken
+	refused "$DIR/taken" -- -f store -t -m 1 -p taken
+	refused "$DIR/taken" -- -f store -t -m 8 -p taken
+	refused "$DIR/taken" -- -f store -t -m 8 -a -p taken
+	refused "$DIR/taken" -- -s "$SHM" -t -m 1 -p taken
+	refused "$DIR/taken" -- -s "$SHM" -t -m 8 -p taken
+	refused "$DIR/taken" -- -f empty -m 8 -p taken
+	refused "$DIR/taken" -- -f new -m 8 -p taken
+	rm "/dev/shm/$SHM"
+	refused "$DIR/taken" -- -s "$SHM" -m 8 -p taken
+	# A server that lives counts just as much.
+	start -s "$SHM"
+	refused "$SOCK" -- -f store -t -m 1
+	refused "$SOCK" -- -f new -a -m 1 -i pidfile
+	stop
+}
+
+@test "an existing object of a size that QEMU cannot map: the nearest are named, and -t" {
+	make_file store 3M
+	refused "$DIR/store" 3M 2M 4M 'power of two' -t -- -f store
+	refused "$DIR/store" 3M 2M 4M -t -- -f store -m 2M
+	make_file store 1000
+	refused "$DIR/store" '1000 bytes' 4K -t -- -f store
+	make_file store 1048577
+	refused "$DIR/store" '1048577 bytes' 1M 2M -t -- -f store
+	refused "$DIR/store" '1048577 bytes' 1M 1028K page -- -f store -L
+	make_file "/dev/shm/$SHM" 3M
+	refused "$SHM" 3M 2M 4M -t -- -s "$SHM"
+	# -t is the way out.
+	serves 'size 2M' -- -f store -t -m 2
+	serves 'size 4M' -- -s "$SHM" -t -m 4
+}
+
+@test "--legacy takes any size of whole pages" {
+	make_file store 12K
+	MESSAGES=3
+	serves 'size 12K' -- -f store -L
+	serves 'size 20K' -- -f store -L -t -m 20K
+	make_file "/dev/shm/$SHM" 3M
+	serves 'size 3M' -- -s "$SHM" -L
+	serves 'size 3M' -- -L -f new -m 3M
+	is bytes "$(bytes new)" 3145728
+}
+
+@test "--legacy -m 0 touches no object" {
+	local before
+	make_file store 3M
+	before=$(state)
+	start -f store -L -m 0
+	has "$LOG" 'without memory'
+	is 'the greeting' "$(greeting "$SOCK" 2)" $'0\n0 fd 0'
+	stop
+	is 'everything' "$(state)" "$before"
+}
+
+@test "a size that the file system cannot hold" {
+	refused "$DIR/store" 4194304T 'File too large' -- -f store -m 4194304T
+	make_file store 1M
+	refused "$DIR/store" 4194304T 'File too large' -- -f store -t -m 4194304T
+}
+
+@test "a size beyond the limit of this process" {
+	need_tool prlimit
+	WRAP=(prlimit --fsize=65536)
+	refused "$DIR/store" 1M 'File too large' -- -f store
+	: >empty
+	refused "$DIR/empty" 1M 'File too large' -- -f empty -a
+	refused "$DIR/store" 1M 'File too large' -- -d -f store
+	serves 'size 64K' -- -f store -m 64K
+}
+
+# --- what can be an object
+
+@test "what is no regular file is refused and left alone" {
+	mkdir folder
+	mkfifo fifo
+	perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => "socket", Listen => 1)'
+	refused "$DIR/folder" -- -f folder
+	refused "$DIR/folder" -- -f folder/
+	refused "$DIR" -- -f .
+	refused "$DIR/fifo" -- -f fifo
+	refused "$DIR/socket" -- -f socket
+	refused /dev/null -- -f /dev/null
+	refused /dev/zero -- -f /dev/zero -m 1M
+	refused /dev/null -- -f /dev/null -t -m 1M
+	refused /dev/shm -- -f /dev/shm
+	mkdir "/dev/shm/$SHM-folder"
+	mkfifo "/dev/shm/$SHM"
+	refused "$SHM" -- -s "$SHM"
+	refused "$SHM-folder" -- -s "$SHM-folder"
+	rmdir "/dev/shm/$SHM-folder"
+}
+
+@test "a block device is refused and left alone" {
+	local before
+	need_root
+	need_tool losetup
+	make_file "$WORK/image" 1M
+	before=$(sha256sum <"$WORK/image")
+	LOOP=$(losetup --find --show "$WORK/image") || skip "this machine has no loop devices"
+	refused "$LOOP" 'not a regular file' -- -f "$LOOP"
+	refused "$LOOP" 'not a regular file' -- -f "$LOOP" -t -m 4K
+	ln -s "$LOOP" link
+	refused "$DIR/link" 'not a regular file' -- -f link
+	is 'what is on it' "$(sha256sum <"$WORK/image")" "$before"
+}
+
+@test "symbolic links: one to a file is fine, others are refused" {
+	make_file store 1M
+	ln -s store link
+	serves 'size 1M' -- -f link
+	is 'the link' "$(readlink link)" store
+	is 'the folder' "$(ls)" $'link\nstore'
+	ln -s nothing dangling
+	refused "$DIR/dangling" -- -f dangling
+	ln -s loop loop
+	refused "$DIR/loop" -- -f loop
+	ln -s /dev/null null
+	refused "$DIR/null" -- -f null
+	# In the folder of shared memory nobody may send us elsewhere.
+	ln -s "$DIR/store" "/dev/shm/$SHM"
+	refused "$SHM" -- -s "$SHM" -t -m 2M
+}
+
+@test "paths that lead nowhere" {
+	refused "$DIR/missing/store" 'No such file or directory' -- -f missing/store
+	make_file file 4K
+	refused "$DIR/file/store" 'Not a directory' -- -f file/store
+	refused "$DIR/file/" 'Not a directory' -- -f file/
+	refused 'File name too long' -- -f "$(printf 'n%.0s' {1..256})"
+	refused "$DIR/new/" -- -f new/
+}
+
+@test "what may not be written is refused, as an account without rights" {
+	as_nobody
+	make_file readable 1M
+	chmod 444 readable
+	refused "$DIR/readable" 'Permission denied' -- -f readable
+	refused "$DIR/readable" 'Permission denied' -- -f readable -t -m 4K
+	make_file secret 1M
+	chmod 600 secret
+	refused "$DIR/secret" 'Permission denied' -- -f secret
+	make_file own 1M
+	chown "$NOBODY" own
+	chmod 400 own
+	refused "$DIR/own" 'Permission denied' -- -f own
+	mkdir closed
+	chmod 755 closed
+	refused "$DIR/closed/new" 'Permission denied' -- -f closed/new
+	mkdir locked
+	make_file locked/store 1M
+	chmod 666 locked/store
+	chmod 700 locked
+	refused "$DIR/locked/store" 'Permission denied' -- -f locked/store
+	make_file "/dev/shm/$SHM" 1M
+	chmod 644 "/dev/shm/$SHM"
+	refused "$SHM" 'Permission denied' -- -s "$SHM"
+	# What it may write, it serves.
+	chmod 600 own
+	serves 'size 1M' -- -f own
+	serves 'size 1M' -- -f new
+	is 'owner of the new one' "$(stat -c %u:%g new)" "$NOBODY:$NOBODY"
+}
+
+@test "a read-only file system" {
+	need_namespace
+	mkdir ro
+	make_file ro/store 1M
+	WRAP=(unshare -m sh -c 'mount --bind ro ro && mount -o remount,bind,ro ro && exec "$@"' sh)
+	refused "$DIR/ro/store" 'Read-only file system' -- -f ro/store
+	refused "$DIR/ro/new" 'Read-only file system' -- -f ro/new
+	refused "$DIR/ro/sock" 'Read-only file system' -- -f store -p ro/sock
+}
+
+@test "a program that is being run" {
+	cp "$(command -v sleep)" program
+	./program 1000 3>&- &
+	PIDS+=($!)
+	eventually grep -q program "/proc/$!/cmdline"
+	refused "$DIR/program" 'Text file busy' -- -f program
+}
+
+@test "a file system whose files cannot be mapped" {
+	[ -w /proc/sys/kernel/hostname ] || skip "/proc/sys cannot be written here"
+	local before
+	before=$(hostname)
+	refused /proc/sys/kernel/hostname -- -f /proc/sys/kernel/hostname
+	is hostname "$(hostname)" "$before"
+}
+
+# --- file systems with too little room
+
+@test "memory larger than its tmpfs" {
+	small_tmpfs 2M
+	refused "$DIR/small/store" 4M 2M -m -- -f small/store -m 4M
+	make_file small/store 1M
+	refused "$DIR/small/store" 4M 2M -- -f small/store -t -m 4M
+	serves 'size 2M' -- -f small/store -t -m 2M
+	rm small/store
+	# The same for shared memory objects, in a namespace with a small /dev/shm.
+	need_namespace
+	WRAP=(unshare -m sh -c 'mount -t tmpfs -o size=2M tmpfs /dev/shm; "$@"; status=$?
+		ls -A /dev/shm >"$0"; exit $status' "$WORK/shm")
+	refused "$SHM" 4M 2M -m -- -s "$SHM" -m 4M
+	is 'what is in /dev/shm' "$(cat "$WORK/shm")" ''
+}
+
+@test "a sparse file larger than the free space is served with a warning that names -a" {
+	small_ext4 16M
+	serves 'size 64M' warning "$DIR/small/store" 64M -a -- -f small/store -m 64M
+	rm small/store
+	serves 'size 4M' -- -f small/store -m 4M
+	hasnt "$LOG" warning
+	# A file that has all its blocks needs no more, however little is free.
+	fallocate -l 4M small/store
+	dd if=/dev/zero of=small/filler bs=64K status=none 2>/dev/null || true
+	serves 'size 4M' -- -f small/store
+	hasnt "$LOG" warning
+	truncate -s 0 small/store
+	dd if=/dev/zero of=small/filler2 bs=64K status=none 2>/dev/null || true
+	serves 'size 4M' warning -- -f small/store -m 4M
+}
+
+@test "-a reserves every block: of a new file, an existing one, shared memory" {
+	serves 'size 8M' -- -f store -m 8 -a
+	hasnt "$LOG" % reserving
+	[ $(($(stat -c '%b * %B' store))) -ge 8388608 ] || no "$(stat store)"
+	make_file sparse 8M
+	[ $(($(stat -c '%b * %B' sparse))) -lt 8388608 ] || no "$(stat sparse)"
+	sha256sum sparse >"$WORK/sums"
+	serves 'size 8M' -- -f sparse --allocate
+	[ $(($(stat -c '%b * %B' sparse))) -ge 8388608 ] || no "$(stat sparse)"
+	sha256sum -c --quiet "$WORK/sums"
+	serves 'size 16M' -- -f sparse -a -t -m 16
+	[ $(($(stat -c '%b * %B' sparse))) -ge 16777216 ] || no "$(stat sparse)"
+	serves 'size 4M' -- -s "$SHM" -a -m 4
+	[ $(($(stat -c '%b * %B' "/dev/shm/$SHM"))) -ge 4194304 ] || no "$(stat "/dev/shm/$SHM")"
+	# Without -a it stays sparse.
+	serves 'size 8M' -- -f thin -m 8
+	[ $(($(stat -c '%b * %B' thin))) -lt 65536 ] || no "$(stat thin)"
+}
+
+@test "-a on a file system that is too full: a new file is gone, an existing one as it was" {
+	local used
+	small_ext4 16M
+	used=$(stat -f -c %f small)
+	refused "$DIR/small/store" 64M 'No space left on device' -- -f small/store -a -m 64M
+	refused "$DIR/small/store" 16M 'No space left on device' -- -f small/store -a -m 16M
+	is 'free blocks' "$(stat -f -c %f small)" "$used"
+	make_file small/store 4M
+	refused "$DIR/small/store" 64M 'No space left on device' -- -f small/store -a -t -m 64M
+	truncate -s 64M small/store
+	refused "$DIR/small/store" 64M 'No space left on device' -- -f small/store -a
+	: >small/empty
+	refused "$DIR/small/empty" 64M 'No space left on device' -- -f small/empty -a -m 64M
+	# With the room it works.
+	serves 'size 8M' -- -f small/new -a -m 8M
+	[ $(($(stat -c '%b * %B' small/new))) -ge 8388608 ] || no "$(stat small/new)"
+}
+
+@test "-a on a tmpfs that is too full" {
+	small_tmpfs 8M
+	head -c 6M /dev/zero >small/filler
+	refused "$DIR/small/store" 4M 'No space left on device' -- -f small/store -a -m 4M
+	rm small/filler
+	serves 'size 4M' -- -f small/store -a -m 4M
+}
+
+@test "-a where only root may use the last blocks: as an account without rights" {
+	as_nobody
+	small_ext4 16M 50
+	chmod 777 small
+	refused "$DIR/small/store" 8M 'No space left on device' -- -f small/store -a -m 8M
+	truncate -s 8M small/store
+	chmod 666 small/store
+	refused "$DIR/small/store" 8M 'No space left on device' -- -f small/store -a
+}
+
+@test "-a shows its progress on a terminal, up to 100 %" {
+	need_tool script
+	local size last
+	for size in 1M 64M 256M; do
+		rm -f store
+		: >"$LOG"
+		# The log is what is on the terminal.
+		script -qefc "exec '$SERVER' -p '$SOCK' -f store -a -m $size" "$LOG" >/dev/null 2>&1 3>&- </dev/null &
+		PID=$!
+		PIDS+=("$PID")
+		ready
+		has "$LOG" reserving "$DIR/store" %
+		last=$(tr '\r' '\n' <"$LOG" | grep -o '[0-9]* %' | tail -n 1)
+		is "the last that was said for $size" "$last" '100 %'
+		pkill -TERM -P "$PID"
+		wait "$PID"
+	done
+}
+
+@test "-a can be ended by a signal: a new file is gone" {
+	need_strace
+	local signal status
+	for signal in TERM INT QUIT; do
+		# Each step takes a while, so that the signal comes in the middle.
+		WRAP=(strace -D -o "$WORK/trace" -e trace=fallocate --inject=fallocate:delay_enter=500000)
+		launch -f store -a -m 1G
+		eventually grep -q fallocate "$WORK/trace"
+		kill -s "$signal" "$PID"
+		status=0
+		wait "$PID" || status=$?
+		is 'status' "$status" 1
+		is 'what is here' "$(ls)" ''
+		rm "$WORK/trace"
+	done
+}
+
+# --- huge pages
+
+# One user at a time: the pages are the machine's.
+huge_pages_take() { # NUMBER
+	need_root
+	local file=/proc/sys/vm/nr_hugepages i
+	[ -w $file ] || skip "this machine has no huge pages to set"
+	exec {HUGE_LOCK}<$file
+	flock -w 300 "$HUGE_LOCK"
+	HUGE_BEFORE=$(cat $file)
+	HUGE_SIZE=$(awk '/^Hugepagesize:/ { print $2 }' /proc/meminfo)
+	for ((i = 0; i < 20; i++)); do
+		echo $((HUGE_BEFORE + $1)) >$file
+		[ "$(cat $file)" -lt $((HUGE_BEFORE + $1)) ] || break
+		sleep 0.5
+	done
+	[ "$(cat $file)" -ge $((HUGE_BEFORE + $1)) ] ||
+		skip "the machine grants no $1 huge pages, only $(($(cat $file) - HUGE_BEFORE))"
+	[ "$HUGE_SIZE" = 2048 ] || skip "huge pages are not 2M here but ${HUGE_SIZE}K"
+	mkdir huge
+	mount -t hugetlbfs -o "size=$((2 * $1))M" none huge || skip "no hugetlbfs can be mounted here"
+}
+
+huge_pages_return() {
+	[ -n "${HUGE_BEFORE-}" ] || return 0
+	rm -f huge/*
+	umount -l huge || true
+	echo "$HUGE_BEFORE" >/proc/sys/vm/nr_hugepages
+	exec {HUGE_LOCK}<&-
+}
+
+@test "huge pages: whole ones, and all of them there at the start" {
+	huge_pages_take 4
+	refused "$DIR/huge/store" 1M 2M -m -- -f huge/store
+	refused "$DIR/huge/store" 64K 2M -m -- -f huge/store -m 64K
+	refused "$DIR/huge/store" 'Cannot allocate memory' -- -f huge/store -m 64M
+	refused "$DIR/huge/store" 3M 2M -- -f huge/store -L -m 3M
+	serves 'size 4M' -- -f huge/store -m 4M
+	hasnt "$LOG" warning
+	has "$WORK/greeting" '-1 fd 4194304'
+	serves 'size 4M' -- -f huge/store
+	refused "$DIR/huge/store" 'Cannot allocate memory' -- -f huge/store -t -m 64M
+	serves 'size 8M' -- -f huge/store -t -m 8M
+	serves 'size 2M' -- -f huge/store -t -m 2M
+	serves 'size 2M' -- -f huge/all -m 2M -a
+	MESSAGES=3 serves 'size 6M' -- -L -f huge/store -t -m 6M
+}
+
+# --- one server for each object
+
+@test "two servers on one object exclude each other, by whatever name" {
+	start -f store
+	ln store hard
+	ln -s store symbolic
+	mkdir folder
+	refused "$DIR/store" 'another server' -- -f store -p other
+	refused "$DIR/folder/../store" 'another server' -- -f folder/../store -p other
+	refused "$DIR/hard" 'another server' -- -f hard -p other
+	refused "$DIR/symbolic" 'another server' -- -f symbolic -p other
+	refused "$DIR/store" 'another server' -- -f store -p other -t -m 4K
+	refused "$DIR/store" 'another server' -- -f store -p other -t -m 4M -a
+	stop
+	start -s "$SHM"
+	refused "$SHM" 'another server' -- -s "$SHM" -p other
+	refused "$SHM" 'another server' -- -s "/$SHM" -p other
+	refused "$SHM" 'another server' -- -f "/dev/shm/$SHM" -p other
+	stop
+	serves -- -f hard
+}
+
+@test "two servers that create the same object at once: the one that loses leaves it" {
+	need_strace
+	local winner loser i
+	# The first has created the file and is slow to lock it; the second gets in between.
+	WRAP=(strace -D -o "$WORK/trace" -e trace=flock --inject=flock:delay_enter=2000000:when=1)
+	launch -f store -p first
+	loser=$PID
+	eventually test -e store
+	LOG=$WORK/log2
+	WRAP=()
+	launch -f store -p second
+	winner=$PID
+	ready_or_ended_both() {
+		grep -q 'connect a node:' "$WORK/log" "$WORK/log2" && { ! alive "$winner" || ! alive "$loser"; }
+	}
+	eventually ready_or_ended_both
+	if ! alive "$winner"; then # it may also be the other way round
+		i=$winner winner=$loser loser=$i
+		LOG=$WORK/log
+	fi
+	PID=$winner
+	alive "$PID"
+	is 'descriptors of what stands there, of the one that lives' \
+		"$(stat -L -c %i "/proc/$PID/fd"/* | grep -cx "$(stat -c %i store)")" 2
+	stop
+	is bytes "$(bytes store)" 1048576
+}
+
+@test "many servers that create the same object at once: one lives, with the object" {
+	local round i said
+	for round in {1..10}; do
+		rm -f store
+		for i in {1..4}; do
+			"$SERVER" -f store -p "sock$i" >"$WORK/log$i" 2>&1 3>&- &
+			PIDS+=($!)
+		done
+		all_but_one_ended() {
+			local n=0
+			for i in "${PIDS[@]: -4}"; do ! alive "$i" || n=$((n + 1)); done
+			[ "$n" -le 1 ]
+		}
+		eventually all_but_one_ended
+		eventually grep -q 'connect a node:' "$WORK"/log?
+		is "servers ready in round $round" "$(cat "$WORK"/log? | grep -c 'connect a node:')" 1
+		is "sockets in round $round" "$(find . -type s | wc -l)" 1
+		is bytes "$(bytes store)" 1048576
+		# Those that lost say why: that there is another.
+		said=$(grep -h -v 'serving\|connect a node' "$WORK"/log? | grep -v 'another server' || true)
+		is "what else was said in round $round" "$said" ''
+		kill "${PIDS[@]: -4}" 2>/dev/null || true
+		wait
+	done
+}
+
+@test "kill -9 gives the object free, though a node that has it mapped lives on" {
+	local before
+	start -f store
+	peer
+	eventually grep -q '^-1 fd 1048576' "$HEARD"
+	greeting "$SOCK" 3 'kept' >/dev/null
+	kill -KILL "$PID"
+	wait "$PID" || true
+	alive "$PEER_PID"
+	find "/proc/$PEER_PID/fd" -lname "$DIR/store" | grep -q . # it holds the memory
+	before=$(sha256sum <store)
+	start -f store # on the stale socket
+	is 'the memory' "$(sha256sum <store)" "$before"
+	greeting "$SOCK" 4 >"$WORK/greeting"
+	has "$WORK/greeting" '-1 fd 1048576'
+	is 'the start of it' "$(head -c 4 store)" kept
+	stop
+	alive "$PEER_PID"
+}
+
+# --- what stays
+
+@test "the object stays when the server ends, with what the nodes have written" {
+	local signal
+	for signal in TERM INT QUIT; do
+		start -f store -m 2M
+		greeting "$SOCK" 4 "written before $signal" >/dev/null
+		stop "$signal"
+		missing "$SOCK"
+		is bytes "$(bytes store)" 2097152
+		is 'what is in it' "$(tr -d '\0' <store)" "written before $signal"
+		start -f store
+		is 'what is in it' "$(tr -d '\0' <store)" "written before $signal"
+		stop "$signal"
+		rm store
+	done
+	start -s "$SHM"
+	greeting "$SOCK" 4 written >/dev/null
+	stop
+	is 'what is in it' "$(tr -d '\0' <"/dev/shm/$SHM")" written
+	start -s "$SHM"
+	is 'what is in it' "$(tr -d '\0' <"/dev/shm/$SHM")" written
+	stop
+}
+
+@test "the memory that nodes get is the object" {
+	make_file store 4M
+	start -f store
+	greeting "$SOCK" 4 'by a node' >"$WORK/greeting"
+	has "$WORK/greeting" '-1 fd 4194304'
+	is 'the start of the file' "$(head -c 9 store)" 'by a node'
+	stop
+}
+
+@test "relative paths mean the folder of the start" {
+	mkdir sub
+	cd sub
+	SOCK=$DIR/sub/s serves "$DIR/sub/store" "$DIR/sub/s" -- -f store -p s -i pid
+	cd "$DIR"
+	serves "$DIR/sub/store" -- -f sub/store
+	serves "$DIR/sub/other" -- -vfsub/other
+	serves "$DIR/sub/other" -- --fi=sub/other
+	MESSAGES=3 serves "$DIR/sub/other" -- -L --file sub/other -m 4K
+	is 'what is here' "$(find . -type f | sort)" $'./sub/other\n./sub/store'
+}
