@@ -40,10 +40,10 @@ setup_more() {
 	local letter name takes
 	while read -r letter name takes; do
 		[ "$takes" = required ] || continue
-		misuse "-$letter" 'needs a value' -- "-$letter"
-		misuse "--$name" 'needs a value' -- "--$name"
-		misuse "-v$letter" 'needs a value' -- "-v$letter"
-		misuse "--$name" 'needs a value' -- -L "--$name"
+		misuse "-$letter/--$name needs a value" -- "-$letter"
+		misuse "-$letter/--$name needs a value" -- "--$name"
+		misuse "-$letter/--$name needs a value" -- "-v$letter"
+		misuse "-$letter/--$name needs a value" -- -L "--$name"
 	done <<<"$OPTIONS"
 }
 
@@ -51,8 +51,8 @@ setup_more() {
 	local letter name takes
 	while read -r letter name takes; do
 		[ "$takes" = no ] || continue
-		misuse "--$name=1" 'takes no value' -- "--$name=1"
-		misuse "--$name=" 'takes no value' -- "--$name="
+		misuse "-$letter/--$name takes no value" "'--$name=1'" -- "--$name=1"
+		misuse "-$letter/--$name takes no value" "'--$name='" -- "--$name="
 	done <<<"$OPTIONS"
 }
 
@@ -68,12 +68,15 @@ setup_more() {
 
 @test "sizes that are none" {
 	local size
-	for size in K 1.5G -1 +1 ' 1' '1 ' 0x10 1k 1m 1KB 1KiB 1KK 1M1 M1 1P one 1e3 1,0 '1 M' $'1\t' ٣; do
+	for size in K 1.5G -1 +1 ' 1' '1 ' 0x10 1k 1m 1KB 1KiB 1KK 1M1 M1 1P one 1e3 1,0 '1 M' ٣; do
 		misuse "-m/--size '$size'" 'K, M, G' -- -m "$size"
 		misuse "-m/--size '$size'" 'K, M, G' -- --size="$size"
 	done
-	# A line stays one line, whatever stands in the value.
-	misuse '-m/--size' 'K, M, G' -- -m $'1\n'
+	# A line stays one line, and a terminal stays sane, whatever stands in the value.
+	misuse "-m/--size '1?'" 'K, M, G' -- -m $'1\n'
+	misuse "-m/--size '1?'" 'K, M, G' -- -m $'1\t'
+	misuse "-m/--size '?[1m1'" 'K, M, G' -- -m $'\e[1m1'
+	misuse "'-?'" -- $'-\a'
 }
 
 @test "sizes beyond what a file can hold" {
