@@ -4,6 +4,7 @@
 #   make run         build it and run it on its default: a shared memory object of 1M
 #   make deps        install what the tests need (as root, on Debian)
 #   make check       run all tests; REQUIRE_ALL=1: a test that is skipped has failed
+#   make bench       what a message costs; CASES='200x4:once ...', PEER='another server' (--help)
 #   make install     install program, manual page and systemd unit below PREFIX (as root)
 #   make uninstall   remove these again
 #   make dist        the source of this commit as tm_ivshmem_server-VERSION.tar.gz
@@ -31,6 +32,7 @@ COMPILE = $(CC) $(OWN_CFLAGS) $(CPPFLAGS) $(CFLAGS)
 C_TESTS = $(patsubst tests/%.t.c,build/tests/%.t,$(wildcard tests/*.t.c))
 SHARED_OBJECTS = $(patsubst tests/lib/%.c,build/tests/lib/%.o,$(wildcard tests/lib/*.c))
 TOOLS = $(patsubst tests/tools/%.c,build/tests/%,$(wildcard tests/tools/*.c))
+BENCH_OBJECTS = $(patsubst %.c,build/%.o,$(wildcard tests/bench/*.c))
 BATS = $(wildcard tests/*.bats)
 TESTS = $(C_TESTS) $(BATS)
 
@@ -49,6 +51,9 @@ build/tests/%.t: build/tests/%.t.o $(SHARED_OBJECTS) build/send_scm.o
 build/tests/%: build/tests/tools/%.o $(SHARED_OBJECTS) build/send_scm.o
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpthread
 
+build/tests/bench/bench: $(BENCH_OBJECTS) build/send_scm.o
+	$(COMPILE) $(LDFLAGS) -o $@ $^
+
 # Other flags, another build: this file changes when the flags do.
 build/flags: FORCE
 	@mkdir -p $(@D)
@@ -63,6 +68,10 @@ deps:
 
 check: tm_ivshmem_server $(C_TESTS) $(TOOLS)
 	tests/run $(TESTS)
+
+# PEER reaches the program as it was written, its $SOCKET and the like included.
+bench: tm_ivshmem_server build/tests/bench/bench
+	@PEER='$(subst ','\'',$(value PEER))' build/tests/bench/bench --chart build/bench.svg $(CASES)
 
 install: tm_ivshmem_server
 	install -D -m 755 tm_ivshmem_server $(DESTDIR)$(SBINDIR)/tm_ivshmem_server
@@ -82,7 +91,7 @@ clean:
 	rm -rf build tm_ivshmem_server
 
 FORCE:
-.PHONY: all run deps check install uninstall dist clean FORCE
+.PHONY: all run deps check bench install uninstall dist clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 

@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The table and the chart of the benchmark. */
+#define _GNU_SOURCE
+#include "bench.h"
+
+#include <gnu/libc-version.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+static const char *const programs[BENCH_PROGRAMS] = {"kernel", "server", "peer"};
+static const char *const hows[] = {"at once", "one by one", "churn"};
+
+/* What the table shows of a run. */
+enum column { MESSAGES, LOST, WALL, CPU, RATIO, MEDIAN, P99, PEAK };
+
+static double cpu_per_message(const struct bench_result *r)
+{
+	return r->messages ? 1e6 * r->cpu / (double)r->messages : 0;
+}
+
+static double result_value(const struct bench_series *s, enum bench_who who, enum column column,
+			   size_t round)
+{
+	const struct bench_result *r = &s->results[who][round];
+	double kernel = cpu_per_message(&s->results[KERNEL][round]);
+
+	switch (column) {
+	case MESSAGES:
+		return (double)r->messages;
+	case LOST:
+		return 100 * (double)r->lost / (double)(r->lost + r->messages);
+	case WALL:
+		return r->wall;
+	case CPU:
+		return cpu_per_message(r);
+	case RATIO:
+		return kernel > 0 ? cpu_per_message(r) / kernel : 0;
+	case MEDIAN:
+		return r->median;
+	case P99:
+		return r->p99;
+	case PEAK:
+		return (double)r->peak / 1024;
+	}
+	return 0;
+}
+
+static int value_compare(const void *a, const void *b)
+{
+	double first = *(const double *)a, second = *(const double *)b;
+
+	return (first > second) - (first < second);
+}
+
+/* The median over all rounds; *spread gets half the distance of the quartiles. */
+static double median(const struct bench_series *s, enum bench_who who, enum column column,
+		     double *spread)
+{
+	double values[ROUNDS_MAX];
+	size_t n = s->rounds;
+
+	for (size_t i = 0; i < n; i++)
+		values[i] = result_value(s, who, column, i);
+	qsort(values, n, sizeof(*values), value_compare);
+	if (spread)
+		*spread = (values[3 * n / 4] - values[n / 4]) / 2;
+	return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+/* The first line of a file that begins with a key, after the colon; "?" if there is none. */
+static void file_find(const char *path, const char *key, char *out, size_t size)
+{
+	FILE *f = fopen(path, "re");
+	char line[256];
+
+	snprintf(out, size, "?");
+	while (f && fgets(line, sizeof(line), f)) {
+		const char *colon = strchr(line, ':');
+
+		if (colon && !strncmp(line, key, strlen(key))) {
+			snprintf(out, size, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
+			break;
+		}
+	}
+	if (f)
+		fclose(f);
+}
+
+/* The first line that a command prints. */
+static void command_line(const char *command, char *out, int size)
+{
+	FILE *f = popen(command, "re");
+
+	if (!f || !fgets(out, size, f))
+		snprintf(out, (size_t)size, "?");
+	out[strcspn(out, "\n")] = '\0';
+	if (f)
+		pclose(f);
+}
+
+void report_head(const char *server, const char *peer)
+{
+	char cpu[128], version[128], command[512];
+	struct utsname name;
+
+	snprintf(command, sizeof(command), "'%s' --version", server);
+	command_line(command, version, sizeof(version));
+	file_find("/proc/cpuinfo", "model name", cpu, sizeof(cpu));
+	uname(&name);
+	printf("%s, %ld CPUs; %s %s; glibc %s; compiler %s\n", cpu, sysconf(_SC_NPROCESSORS_ONLN),
+	       name.sysname, name.release, gnu_get_libc_version(), __VERSION__);
+	printf("server: %s\n", version);
+	if (peer)
+		printf("peer: %s\n", peer);
+	printf("\n"
+	       "                                            CPU per message     join, ms     peak\n"
+	       "case             program messages  lost  wall s    us ratio   +-  median   p99   "
+	       "MiB\n");
+}
+
+void report_case(const struct bench_series *s, bool peer)
+{
+	const struct bench_case *c = &s->what;
+	char label[32];
+
+	snprintf(label, sizeof(label), "%ux%u %s", c->peers, c->vectors, hows[c->how]);
+	for (unsigned int who = KERNEL; who < (peer ? BENCH_PROGRAMS : PEER); who++) {
+		double spread, ratio = median(s, who, RATIO, &spread);
+
+		printf("%-16s %-7s %8.0f %4.0f%% %7.2f %5.2f", who == KERNEL ? label : "",
+		       programs[who], median(s, who, MESSAGES, NULL), median(s, who, LOST, NULL),
+		       median(s, who, WALL, NULL), median(s, who, CPU, NULL));
+		if (who == KERNEL)
+			printf("\n");
+		else
+			printf(" %5.2f %4.2f %7.1f %5.0f %5.1f\n", ratio, spread,
+			       median(s, who, MEDIAN, NULL), median(s, who, P99, NULL),
+			       median(s, who, PEAK, NULL));
+	}
+}
+
+/* What gnuplot gets of one program: case, ratio, its text, and what was lost. */
+static void chart_data(FILE *f, const struct bench_series *s, size_t cases, enum bench_who who)
+{
+	fprintf(f, "$%s << EOD\n", programs[who]);
+	for (size_t i = 0; i < cases; i++) {
+		const struct bench_case *c = &s[i].what;
+		double ratio = median(&s[i], who, RATIO, NULL);
+		double lost = median(&s[i], who, LOST, NULL);
+
+		fprintf(f, "\"%ux%u\\n%s\" %.3f \"%.2f\" \"", c->peers, c->vectors, hows[c->how],
+			ratio, ratio);
+		if (lost > 0)
+			fprintf(f, "%.0f %% lost", lost < 1 ? 1 : lost);
+		fprintf(f, "\"\n");
+	}
+	fprintf(f, "EOD\n");
+}
+
+/* The bars of one program, and their texts, which belong so far beside the middle of each group. */
+static void chart_bars(FILE *f, enum bench_who who, const char *name, const char *colour,
+		       double beside)
+{
+	fprintf(f,
+		", $%s using 2:xtic(1) title '%s' linecolor '%s'"
+		", $%s using ($0%+.3f):2:3 with labels offset 0,0.6 notitle"
+		", $%s using ($0%+.3f):(0.05):4 with labels rotate left textcolor 'white' notitle",
+		programs[who], name, colour, programs[who], beside, programs[who], beside);
+}
+
+void report_chart(const struct bench_series *s, size_t cases, bool peer, const char *path)
+{
+	FILE *f;
+
+	if (system("command -v gnuplot >/dev/null 2>&1") != 0) {
+		printf("\nno chart: gnuplot is not installed\n");
+		return;
+	}
+	f = popen("gnuplot", "we");
+	if (!f)
+		return;
+	for (unsigned int who = SERVER; who < (peer ? BENCH_PROGRAMS : PEER); who++)
+		chart_data(f, s, cases, who);
+	fprintf(f,
+		"set terminal svg size 860,400 background 'white' font 'sans-serif,12'\n"
+		"set output '%s'\n"
+		"set title 'CPU time for each message, in units of what it costs the kernel "
+		"alone'\n"
+		"set yrange [0:*]\n"
+		"set offsets 0,0,0.2,0\n"
+		"set style data histograms\n"
+		"set style histogram clustered gap 1\n"
+		"set style fill solid\n"
+		"set grid ytics\n"
+		"set bmargin 4\n"
+		"set key outside bottom center horizontal\n"
+		"plot 1 with lines dashtype 2 linecolor 'black' title 'kernel alone'",
+		path);
+	/* A group of n bars, and a gap as wide as one. */
+	chart_bars(f, SERVER, "tm\\_ivshmem\\_server", "#4477aa", peer ? -1.0 / 6 : 0);
+	if (peer)
+		chart_bars(f, PEER, "peer", "#bb6633", 1.0 / 6);
+	fprintf(f, "\n");
+	if (pclose(f) == 0)
+		printf("\nchart: %s\n", path);
+}
