@@ -647,21 +647,21 @@ static int file_claim(const char *path, int flags, mode_t mode, bool *created,
 	}
 	if (fd < 0) {
 		fail("cannot open %s", path);
-	} else if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-		if (errno == EWOULDBLOCK)
-			taken(path, fd);
-		else
-			fail("cannot lock %s", path);
-	} else if (!file_stands_at(fd, path)) {
-		refuse("%s was replaced while it was being opened: try again", path);
-	} else {
-		return fd;
+		return -1;
 	}
-	if (fd >= 0)
-		close(fd);
-	if (*created)
-		unlink(path);
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0) {
+		if (file_stands_at(fd, path))
+			return fd;
+		refuse("%s was replaced while it was being opened: try again", path);
+	} else if (errno == EWOULDBLOCK) {
+		taken(path, fd); /* even if we created it, it is theirs now */
+	} else {
+		fail("cannot lock %s", path);
+		if (*created)
+			unlink(path);
+	}
 	*created = false;
+	close(fd);
 	return -1;
 }
 
@@ -785,12 +785,12 @@ static bool store_size_choose(struct server *s)
 		return refuse("%s has %s, less than -m %s: leave out -m to serve it as it is, or "
 			      "add -t to enlarge it",
 			      name, SIZE(found), SIZE(o->size));
-	} else if (o->sized && o->size < found) {
-		say("%s has %s, more than -m %s: all of it is served", name, SIZE(found),
-		    SIZE(o->size));
 	}
 	if (size_fits(o, wanted, &why)) {
 		s->store.size = wanted;
+		if (o->sized && wanted > o->size)
+			say("%s has %s, more than -m %s: all of it is served", name, SIZE(found),
+			    SIZE(o->size));
 		return true;
 	}
 	refuse("cannot serve %s, which has %s: %s (-t with -m resizes it)", name, SIZE(found), why);
@@ -1813,6 +1813,9 @@ static bool signals_open(struct server *s)
 	static const int ours[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGCHLD};
 	sigset_t set;
 
+	signal(SIGPIPE,
+	       SIG_IGN); /* a log that nobody reads, and a size beyond a limit, are errors */
+	signal(SIGXFSZ, SIG_IGN);
 	sigemptyset(&set);
 	for (size_t i = 0; i < sizeof(ours) / sizeof(ours[0]); i++) {
 		signal(ours[i], SIG_DFL); /* an ignored signal would never reach the descriptor */
@@ -2008,6 +2011,7 @@ static void server_announce(const struct server *s)
 static bool background_begin(struct server *s)
 {
 	int ends[2], status;
+	sigset_t none;
 	pid_t child;
 	char ready;
 
@@ -2024,6 +2028,8 @@ static bool background_begin(struct server *s)
 		return true;
 	}
 	close(ends[1]);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
 	if (read(ends[0], &ready, 1) == 1)
 		_exit(EXIT_SUCCESS);
 	if (waitpid(child, &status, 0) == child && WIFEXITED(status))
@@ -2067,7 +2073,7 @@ static void server_close(struct server *s, bool keep)
 /* Starts to serve; if that fails, leaves everything as it was. */
 static bool server_start(struct server *s)
 {
-	if (!background_begin(s) || !signals_open(s) || !pidfile_open(s) || !store_open(s) ||
+	if (!signals_open(s) || !background_begin(s) || !pidfile_open(s) || !store_open(s) ||
 	    !socket_listen(s) || !pidfile_write(s) || !store_shrink(s)) {
 		server_close(s, false);
 		return false;
