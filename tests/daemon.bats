@@ -29,6 +29,7 @@ LISTEN='
 '
 
 listen() { # PATH FILE [SERVER]
+	: >"$2"
 	perl -e "$LISTEN" "$1" "${@:3}" >"$2" 2>&1 3>&- &
 	PIDS+=($!)
 	eventually grep -q . "$2"
@@ -114,6 +115,26 @@ private_syslog() {
 	PID=$(cat pid)
 	PIDS+=("$PID")
 	has "$WORK/err" 'connect a node:'
+	stop_daemon
+}
+
+@test "what the caller has open stays its own, and its signal mask" {
+	local number
+	exec {number}>"$WORK/lock"
+	flock "$number"
+	"$SERVER" -p "$SOCK" -d -i pid -f store 2>/dev/null 3>&-
+	PID=$(cat pid)
+	PIDS+=("$PID")
+	exec {number}>&-
+	flock -n "$WORK/lock" true # nobody holds it any more
+	greeting "$SOCK" >/dev/null
+	stop_daemon
+	# The same with all signals blocked: those that end it reach it nevertheless.
+	perl -MPOSIX -e 'sigprocmask(SIG_BLOCK, POSIX::SigSet->new(1 .. 31)); exec @ARGV' \
+		"$SERVER" -p "$SOCK" -d -i pid -f store -y 1 2>/dev/null 3>&-
+	PID=$(cat pid)
+	PIDS+=("$PID")
+	greeting "$SOCK" >/dev/null
 	stop_daemon
 }
 
@@ -300,6 +321,7 @@ bytes_of() {
 @test "servers started at the same moment with one pidfile: exactly one lives" {
 	local round i
 	for round in {1..10}; do
+		rm -f "$WORK"/log?
 		for i in 1 2 3; do
 			"$SERVER" -p "sock$i" -s "$SHM-$i" -i pid >"$WORK/log$i" 2>&1 3>&- &
 			PIDS+=($!)
@@ -329,8 +351,9 @@ bytes_of() {
 	kill -USR1 "$PID"
 	eventually grep -q 'joined so far' "$WORK/syslog"
 	stop_daemon
+	eventually grep -q ' ending' "$WORK/syslog"
 	has "$WORK/syslog" "tm_ivshmem_server[$PID]: serving" "tm_ivshmem_server[$PID]: connect a node:" \
-		"tm_ivshmem_server[$PID]: ID 0 joined" "tm_ivshmem_server[$PID]: ID 0 left" ' ending'
+		"tm_ivshmem_server[$PID]: ID 0 joined" "tm_ivshmem_server[$PID]: ID 0 left"
 	# The facility is daemon, the level info: 3 * 8 + 6.
 	is 'lines of another kind' "$(grep -v '^<30>\|^listening$' "$WORK/syslog")" ''
 }
@@ -383,7 +406,7 @@ bytes_of() {
 		eventually grep -q client: "$WORK/notified"
 		is 'what was told' "$(cat "$WORK/notified")" $'listening\nREADY=1\nclient: connected'
 		stop
-		is 'what was told' "$(tail -n 1 "$WORK/notified")" STOPPING=1
+		eventually grep -qx STOPPING=1 "$WORK/notified"
 		is 'how often' "$(wc -l <"$WORK/notified")" 4
 		unset NOTIFY_SOCKET
 	done
@@ -400,6 +423,7 @@ bytes_of() {
 	daemonize -f store
 	eventually grep -q client: "$WORK/notified"
 	stop_daemon
+	eventually grep -qx STOPPING=1 "$WORK/notified"
 	is 'what was told' "$(cat "$WORK/notified")" $'listening\nREADY=1\nclient: connected\nSTOPPING=1'
 }
 

@@ -221,7 +221,8 @@ INTRUDER='
 	local intruder watcher args
 	with_groups "kvm:$GID"
 	for args in "-f $DIR/store" "-s $SHM" "-f $DIR/store -a" "-f $DIR/store -g $OTHER" "-f $DIR/store -d -i pid"; do
-		rm -f store "/dev/shm/$SHM" "$WORK/trace"
+		rm -f store "/dev/shm/$SHM" "$WORK/trace" "$WORK/intruder" "$WORK/modes" "$LOG"
+		touch "$WORK/intruder" "$LOG"
 		umask 000
 		setpriv "--reuid=$NOBODY" "--regid=$NOBODY" --clear-groups perl -e "$INTRUDER" "$SOCK" \
 			"$DIR/store" "/dev/shm/$SHM" >"$WORK/intruder" 2>&1 3>&- &
@@ -349,7 +350,8 @@ tail_is() { # FILE WHAT HOW
 @test "sockets of others that live are left alone too" {
 	local type pid
 	for type in SOCK_STREAM SOCK_DGRAM SOCK_SEQPACKET; do
-		rm -f sock
+		rm -f sock "$WORK/here"
+		: >"$WORK/here"
 		perl -MSocket -e '
 			socket(my $s, PF_UNIX, eval $ARGV[1], 0) or die; bind($s, pack_sockaddr_un($ARGV[0])) or die;
 			$ARGV[1] eq "SOCK_DGRAM" or listen($s, 1) or die; print "here\n"; close STDOUT; sleep 1000' \
@@ -393,7 +395,7 @@ tail_is() { # FILE WHAT HOW
 	local round i pids
 	for round in {1..20}; do
 		[ $((round % 2)) = 0 ] || perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => "sock", Listen => 1)'
-		rm -f "/dev/shm/$SHM"*
+		rm -f "/dev/shm/$SHM"* "$WORK"/log?
 		pids=()
 		for i in 1 2 3; do
 			"$SERVER" -p "$SOCK" -s "$SHM-$i" >"$WORK/log$i" 2>&1 3>&- &

@@ -548,7 +548,7 @@ huge_pages_return() {
 @test "many servers that create the same object at once: one lives, with the object" {
 	local round i said
 	for round in {1..10}; do
-		rm -f store
+		rm -f store "$WORK"/log?
 		for i in {1..4}; do
 			"$SERVER" -f store -p "sock$i" >"$WORK/log$i" 2>&1 3>&- &
 			PIDS+=($!)
