@@ -35,6 +35,7 @@
 #include <libgen.h>
 #include <limits.h>
 #include <linux/magic.h>
+#include <linux/sockios.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -46,6 +47,7 @@
 #include <sys/auxv.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/select.h>
@@ -79,6 +81,7 @@
 #define ACCEPTS_PER_ROUND 64
 #define SEND_RETRY_MS     20   /* until a send is tried again that the kernel had no room for */
 #define ACCEPT_RETRY_MS   250  /* and an accept, each of which is logged */
+#define STOP_POLL_MS      10   /* between looks at who has read everything, when the server ends */
 #define GREETING_MS       1000 /* that greetings under way get when the server ends */
 
 /* No queue may ever lack the room for one leave of each peer (peers_bury). */
@@ -1276,16 +1279,12 @@ static void peer_join(struct server *s, struct peer *p)
 	s->peers[s->count++] = p;
 }
 
-/* Whether part of the greeting is unsent: the peer's own ID or vectors, or the memory. */
-static bool peer_in_greeting(const struct peer *p)
+/* Whether a peer has read all that was for it. QEMU drops the rest when the connection ends. */
+static bool peer_has_read(const struct peer *p)
 {
-	for (size_t i = 0; i < p->queue.len; i++) {
-		int64_t value = scm_at(&p->queue, i)->value;
+	int unread;
 
-		if (value == p->id || value == MEMORY)
-			return true;
-	}
-	return false;
+	return p->queue.len == 0 && (ioctl(p->sock, SIOCOUTQ, &unread) < 0 || unread == 0);
 }
 
 /* Who a peer is: "process 123 (qemu-system-x86), uid 64055", as far as it is known. */
@@ -1830,7 +1829,7 @@ static bool signals_open(struct server *s)
 
 /*
  * Starts to end: nobody can connect any more, who has connected is greeted, and the greetings under
- * way get a moment to be sent (hazard 3).
+ * way get a moment to be sent and read (hazard 3).
  */
 static void server_stop(struct server *s, const char *why)
 {
@@ -1865,13 +1864,13 @@ static void signals_take(struct server *s)
 	}
 }
 
-/* Whether all greetings are sent, or have had their time. */
+/* Whether the server is to end, and all greetings have been read or have had their time. */
 static bool server_stopped(struct server *s)
 {
 	if (!s->stop_at)
 		return false;
 	for (size_t i = 0; i < s->count && now_ms() < s->stop_at; i++)
-		if (peer_in_greeting(s->peers[i]))
+		if (!peer_has_read(s->peers[i]))
 			return false;
 	return true;
 }
@@ -1910,7 +1909,7 @@ static void server_wait(struct server *s, fd_set *readable, fd_set *writable)
 	else
 		descriptor_watch(s->listener, readable, &most);
 	if (s->stop_at)
-		timer_add(&wait, s->stop_at);
+		timer_add(&wait, now_ms() + STOP_POLL_MS);
 	if (s->opt.sync)
 		timer_add(&wait, s->flush_at);
 	for (size_t i = 0; i < s->count; i++) {
