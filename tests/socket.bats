@@ -424,6 +424,35 @@ tail_is() { # FILE WHAT HOW
 	done
 }
 
+@test "a server that is slow to replace a stale socket does not take away the next one's" {
+	need_strace
+	local slow quick slow_log=$LOG
+	perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => "sock", Listen => 1)'
+	# The first has found that the socket is stale, and takes a while to remove it.
+	WRAP=(strace -D -o "$WORK/trace" -e trace=unlink --inject=unlink:delay_enter=300000:when=1)
+	launch -s "$SHM"
+	slow=$PID
+	eventually grep -qs unlink "$WORK/trace"
+	WRAP=()
+	LOG=$WORK/log2
+	launch -s "$SHM-2"
+	quick=$PID
+	one_ended() {
+		! alive "$slow" || ! alive "$quick"
+	}
+	eventually one_ended
+	if alive "$slow"; then
+		PID=$slow
+		has "$LOG" "$SOCK" "$slow"
+		LOG=$slow_log
+	fi
+	ready
+	greeting "$SOCK" >"$WORK/greeting"
+	is 'the greeting' "$(head -n 2 "$WORK/greeting")" $'0\n0'
+	stop
+	missing "$SOCK"
+}
+
 # --- the end
 
 @test "TERM, INT and QUIT end it well, and the socket is gone" {
