@@ -4,6 +4,7 @@
 #   make run         build it and run it on its default: a shared memory object of 1M
 #   make deps        install what the tests need (as root, on Debian)
 #   make check       run all tests; REQUIRE_ALL=1: a test that is skipped has failed
+#   make lint        static analysis of everything
 #   make bench       what a message costs; CASES='200x4:once ...', PEER='another server' (--help)
 #   make install     install program, manual page and systemd unit below PREFIX (as root)
 #   make uninstall   remove these again
@@ -69,6 +70,9 @@ deps:
 check: tm_ivshmem_server $(C_TESTS) $(TOOLS)
 	tests/run $(TESTS)
 
+lint:
+	tests/lint
+
 # PEER reaches the program as it was written, its $SOCKET and the like included.
 bench: tm_ivshmem_server build/tests/bench/bench
 	@PEER='$(subst ','\'',$(value PEER))' build/tests/bench/bench --chart build/bench.svg $(CASES)
@@ -91,7 +95,7 @@ clean:
 	rm -rf build tm_ivshmem_server
 
 FORCE:
-.PHONY: all run deps check bench install uninstall dist clean FORCE
+.PHONY: all run deps check lint bench install uninstall dist clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 

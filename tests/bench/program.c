@@ -27,7 +27,7 @@
 
 static void pause_ms(int ms)
 {
-	nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
+	usleep((useconds_t)ms * 1000);
 }
 
 double clock_seconds(clockid_t clock)

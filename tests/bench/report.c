@@ -59,7 +59,7 @@ static int value_compare(const void *a, const void *b)
 static double median(const struct bench_series *s, enum bench_who who, enum column column,
 		     double *spread)
 {
-	double values[ROUNDS_MAX];
+	double values[ROUNDS_MAX] = {0};
 	size_t n = s->rounds;
 
 	for (size_t i = 0; i < n; i++)

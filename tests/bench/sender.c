@@ -36,7 +36,7 @@ struct sender {
 	int64_t values[BATCH];
 };
 
-static void sender_fail(const char *what)
+__attribute__((noreturn)) static void sender_fail(const char *what)
 {
 	fprintf(stderr, "bench: the plain sender: %s: %s\n", what, strerror(errno));
 	_exit(EXIT_FAILURE);
