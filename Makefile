@@ -5,6 +5,7 @@
 #   make deps        install what the tests need (as root, on Debian)
 #   make check       run all tests; REQUIRE_ALL=1: a test that is skipped has failed
 #   make lint        static analysis of everything
+#   make coverage    run all tests and show what of the server they do not execute
 #   make bench       what a message costs; CASES='200x4:once ...', PEER='another server' (--help)
 #   make install     install program, manual page and systemd unit below PREFIX (as root)
 #   make uninstall   remove these again
@@ -73,6 +74,9 @@ check: tm_ivshmem_server $(C_TESTS) $(TOOLS)
 lint:
 	tests/lint
 
+coverage:
+	tests/coverage
+
 # PEER reaches the program as it was written, its $SOCKET and the like included.
 bench: tm_ivshmem_server build/tests/bench/bench
 	@PEER='$(subst ','\'',$(value PEER))' build/tests/bench/bench --chart build/bench.svg $(CASES)
@@ -95,7 +99,7 @@ clean:
 	rm -rf build tm_ivshmem_server
 
 FORCE:
-.PHONY: all run deps check lint bench install uninstall dist clean FORCE
+.PHONY: all run deps check lint coverage bench install uninstall dist clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 
