@@ -30,7 +30,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CLIENTS_MAX 256
+#define CLIENTS_MAX 1100
 
 static unsigned int seed;
 static char shm_name[32];
@@ -703,6 +703,33 @@ static void the_starved_are_served(void **state)
 	server_down();
 }
 
+/* As many peers as select can watch: the new image needs room there, too. */
+static void a_full_server(void **state)
+{
+	const struct client_options options = {.vectors = 0};
+
+	(void)state;
+	if (descriptors_allow() < 2 * CLIENTS_MAX)
+		skip_because("this needs %d descriptors", 2 * CLIENTS_MAX);
+	server_up(SERVER_ARGS("-f", "memory", "-n", "0"));
+	do {
+		somebody_connects(options);
+		assert_true(clients_drive(&clients[count - 1], 1, client_answered, NULL, PATIENCE));
+	} while (client_greeted(&clients[count - 1], NULL));
+	assert_true(count > 1000);
+	somebody_goes(count - 1);
+	server_restart(2);
+	somebody_leaves(500);
+	somebody_connects(options);
+	everybody(client_greeted, NULL);
+	assert_int_equal(clients[count - 1].id, count);
+	server_restart(1);
+	clients_step();
+	clients_free(clients, count);
+	count = 0;
+	server_down();
+}
+
 /* No descriptor is left: whether the restart succeeds or not, nobody loses anything. */
 static void the_last_descriptor(void **state)
 {
@@ -925,6 +952,7 @@ int main(void)
 		restart_test(a_hundred_restarts_leave_no_trace),
 		restart_test(every_kind_of_server),
 		restart_test(the_starved_are_served),
+		restart_test(a_full_server),
 		restart_test(the_last_descriptor),
 		restart_test(store_is_left_alone),
 		restart_test(qemu_nodes),

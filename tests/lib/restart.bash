@@ -1,0 +1,155 @@
+# shellcheck shell=bash disable=SC2153
+# What the tests of the restart in place share: each has a server of its own on disk, to be replaced,
+# and says how a restart, or the refusal of one, must look from outside.
+
+load lib/common
+
+setup_more() {
+	mkdir "$WORK/bin"
+	ORIGINAL=$WORK/bin/original
+	PROGRAM=$WORK/bin/tm_ivshmem_server
+	cp "$SERVER" "$ORIGINAL"
+	cp "$SERVER" "$PROGRAM"
+	SERVER=$PROGRAM
+	VERSION=$("$PROGRAM" --version)
+	VERSION=${VERSION##* }
+	# No other version is as long, and all of its digits differ.
+	NEWER=$(tr 0-9 1-90 <<<"$VERSION")
+}
+
+# --- the program on disk
+
+# Puts another program into the place of the one that runs, as a package manager would.
+replace() { # FILE
+	cp "$1" "$PROGRAM.new"
+	mv -f "$PROGRAM.new" "$PROGRAM"
+}
+
+# A build that is the same but for its version.
+newer() { # FILE
+	perl -0777 -pe "s/(server|version) \\Q$VERSION\\E/\$1 $NEWER/g" "$ORIGINAL" >"$1"
+	chmod 755 "$1"
+	is "version of the newer build" "$("$1" --version)" "tm_ivshmem_server $NEWER"
+}
+
+# A program that does something first, and then is the original: Perl code, which has the purpose
+# (check or resume) in $purpose and the state in $_.
+before_original() { # CODE
+	cat >"$PROGRAM.new" <<-END
+		#!$(command -v perl)
+		use strict;
+		use warnings;
+		\$^F = 1 << 20; # no descriptor gets close-on-exec
+		my (\$purpose, \$fd) = split ' ', \$ENV{TM_IVSHMEM_SERVER_STATE};
+		open(my \$state, '+<&=', \$fd) or die "no state: \$!\n";
+		{ local \$/; \$_ = <\$state>; }
+		my \$was = \$_;
+		$1;
+		if (\$_ ne \$was) {
+			truncate(\$state, 0) or die "truncate: \$!\n";
+			sysseek(\$state, 0, 0);
+			syswrite(\$state, \$_) == length or die "write: \$!\n";
+		}
+		sysseek(\$state, 0, 0);
+		exec { '$ORIGINAL' } \$0, @ARGV or die "exec: \$!\n";
+	END
+	chmod 755 "$PROGRAM.new"
+	mv -f "$PROGRAM.new" "$PROGRAM"
+}
+
+# --- restarts
+
+times_logged() { # TEXT
+	grep -cF -e "$1" "$LOG" || true
+}
+
+logged_more() { # TEXT NUMBER
+	[ "$(times_logged "$1")" -gt "$2" ]
+}
+
+# Sends HUP and waits for a line in the log that was not there before.
+hup_until() { # TEXT
+	local before
+	before=$(times_logged "$1")
+	kill -s HUP "$PID"
+	eventually logged_more "$1" "$before"
+}
+
+# A restart that succeeds; the log names the version, and a newcomer is served.
+restart() { # [VERSION]
+	hup_until "restarted in place, version ${1:-$VERSION}, "
+	served
+}
+
+# The restart does not take place, and the log says why; nobody has noticed anything.
+no_restart() { # TEXT...
+	local before heard descriptors
+	before=$(times_logged "restarted in place")
+	heard=$(cat "$HEARD")
+	descriptors=$(descriptors)
+	hup_until "going on without"
+	# The child that has tried may have said why, and the server that it goes on.
+	eventually no_child
+	has "$LOG" "$@"
+	is "restarts" "$(times_logged "restarted in place")" "$before"
+	is "descriptors of the server" "$(descriptors)" "$descriptors"
+	is "what the client heard" "$(cat "$HEARD")" "$heard"
+	served
+}
+
+# A newcomer is greeted, and whoever was there hears of it.
+served() {
+	local lines
+	lines=$(wc -l <"$HEARD")
+	greeting "$SOCK" 4 >/dev/null
+	eventually heard_more "$((lines + 1))" # the join and the leave
+	alive "$PEER_PID"
+}
+
+heard_more() { # LINES
+	[ "$(wc -l <"$HEARD")" -gt "$1" ]
+}
+
+# What the server has open: number, flags and target; its own two, which have no use outside, apart.
+descriptors() {
+	local fd
+	for fd in "/proc/$PID/fd"/*; do
+		printf '%s %s %s\n' "${fd##*/}" "$(awk '/^flags/ { print $2 }' "/proc/$PID/fdinfo/${fd##*/}")" \
+			"$(readlink "$fd")"
+	done | grep -v -e signalfd -e /dev/null | sort -n
+}
+
+no_child() {
+	[ -z "$(ps -o pid= --ppid "$PID")" ]
+}
+
+# The server is a program that waits: one by Perl.
+perl_runs() { # [PID]
+	[[ $(readlink "/proc/${1:-$PID}/exe") == *perl* ]]
+}
+
+# The server that runs is the file that stands at the path.
+runs() { # PATH
+	[ "$(stat -L -c %d:%i "/proc/$PID/exe")" = "$(stat -L -c %d:%i "$1")" ]
+}
+
+# In the background, where the log is not ours to read: another copy of the program is executed.
+restart_daemon() {
+	replace "$ORIGINAL"
+	kill -s HUP "$PID"
+	eventually runs "$PROGRAM"
+	served
+}
+
+# Makes a system call of the server fail: "NAME:error=..." as strace has it.
+inject() { # WHAT
+	strace -p "$PID" -o /dev/null -e "trace=${1%%:*}" -e "inject=$1" 2>"$WORK/strace" 3>&- &
+	STRACE=$!
+	PIDS+=("$STRACE")
+	eventually grep -q attached "$WORK/strace"
+}
+
+inject_end() {
+	kill -s INT "$STRACE"
+	wait "$STRACE" || true
+}

@@ -1,0 +1,409 @@
+#!/usr/bin/env bats
+# Restart in place, seen from around the process: the program on disk, the background, locks,
+# signals. What clients see of it is in restart.t.c, and what can fail in restart-faults.bats.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2034,SC2103,SC2119,SC2153 # each test is a shell of its own
+
+load lib/restart
+
+# --- the program on disk
+
+@test "a newer build takes over, an older one too" {
+	start -f mem
+	peer
+	newer "$WORK/newer"
+	replace "$WORK/newer"
+	restart "$NEWER"
+	replace "$ORIGINAL"
+	restart "$VERSION"
+	is "restarts" "$(times_logged "restarted in place")" 2
+	stop
+}
+
+@test "a newer build from source, which says more in its state" {
+	need_tool make
+	mkdir "$WORK/source"
+	cp "$SOURCE_DIR"/Makefile "$SOURCE_DIR"/*.[ch] "$WORK/source"
+	# Lines with words that are unknown, and more numbers on a line that is known.
+	perl -0777 -i -pe 's/(static void state_write\([^{]*\{\n.*?\n\n)/$1\tfprintf(f, "colour 7 -1 red\\n\\nlater\\n");\n/s and
+		s/fputc\(.\\n., f\)/fputs(" 11 12\\n", f)/ or die "the source is another"' \
+		"$WORK/source/tm_ivshmem_server.c"
+	make -s -C "$WORK/source" VERSION=99.0-rc1 tm_ivshmem_server
+	start -f mem
+	peer
+	replace "$WORK/source/tm_ivshmem_server"
+	restart 99.0-rc1
+	restart 99.0-rc1
+	replace "$ORIGINAL"
+	restart "$VERSION"
+	stop
+}
+
+@test "a file that cannot be executed is not" {
+	start -f mem
+	peer
+	echo 'this is no program' >"$WORK/file"
+	chmod 755 "$WORK/file"
+	replace "$WORK/file"
+	no_restart "cannot execute $PROGRAM" "Exec format error"
+	: >"$WORK/file"
+	replace "$WORK/file"
+	no_restart "cannot execute $PROGRAM" "Exec format error"
+	cp "$ORIGINAL" "$WORK/file"
+	chmod 644 "$WORK/file"
+	replace "$WORK/file"
+	no_restart "cannot execute $PROGRAM" "Permission denied"
+	printf '#!/nowhere/interpreter\n' >"$WORK/file"
+	chmod 755 "$WORK/file"
+	replace "$WORK/file"
+	no_restart "cannot execute $PROGRAM" "No such file"
+	head -c 1000 "$ORIGINAL" >"$WORK/file"
+	replace "$WORK/file"
+	no_restart "going on without a restart"
+	head -c 20000 "$ORIGINAL" >"$WORK/file"
+	replace "$WORK/file"
+	no_restart "going on without a restart"
+	rm "$PROGRAM"
+	mkdir "$PROGRAM"
+	no_restart "Permission denied"
+	rmdir "$PROGRAM"
+	mkfifo "$PROGRAM"
+	no_restart "Permission denied"
+	rm "$PROGRAM"
+	ln -s "$PROGRAM" "$PROGRAM"
+	no_restart "Too many levels"
+	rm "$PROGRAM"
+	no_restart "cannot execute $PROGRAM" "No such file"
+	replace "$ORIGINAL"
+	restart
+	stop
+}
+
+@test "a build without its libraries or its loader does not take over" {
+	start -f mem
+	peer
+	perl -0777 -pe 's/ld-linux/ld-1inux/g' "$ORIGINAL" >"$WORK/file"
+	chmod 755 "$WORK/file"
+	! cmp -s "$ORIGINAL" "$WORK/file" || skip "a program without a loader"
+	replace "$WORK/file"
+	no_restart "cannot execute $PROGRAM" "No such file"
+	perl -0777 -pe 's/libc\.so\.6/libq.so.6/g' "$ORIGINAL" >"$WORK/file"
+	replace "$WORK/file"
+	no_restart "$PROGRAM cannot take over" "libq.so.6"
+	replace "$ORIGINAL"
+	restart
+	stop
+}
+
+@test "a program that is still being written does not take over" {
+	start -f mem
+	peer
+	replace "$ORIGINAL"
+	exec 8>>"$PROGRAM"
+	no_restart "cannot execute $PROGRAM" "Text file busy"
+	exec 8>&-
+	restart
+	stop
+}
+
+@test "a program that is not this server does not take over" {
+	local program
+	start -f mem
+	peer
+	for program in /bin/true /bin/false; do
+		cp "$program" "$WORK/file"
+		replace "$WORK/file"
+		no_restart "$PROGRAM cannot take over"
+	done
+	# The exit status of a program that can take over, but as a signal.
+	for program in 'exit 0' 'exit 2' 'exit 85' 'exit 214' 'kill -KILL $$' 'kill -SEGV $$'; do
+		printf '#!/bin/sh\n%s\n' "$program" >"$WORK/file"
+		chmod 755 "$WORK/file"
+		replace "$WORK/file"
+		no_restart "$PROGRAM cannot take over"
+	done
+	# A server that knows nothing of restarts, and starts: it finds the socket in use.
+	printf '#!/bin/sh\nunset TM_IVSHMEM_SERVER_STATE\nexec %s "$@"\n' "$ORIGINAL" >"$WORK/file"
+	replace "$WORK/file"
+	no_restart "$PROGRAM cannot take over"
+	# One without our options.
+	printf '#!/bin/sh\nexec %s --colour "$@"\n' "$ORIGINAL" >"$WORK/file"
+	replace "$WORK/file"
+	no_restart "$PROGRAM cannot take over" "--colour"
+	replace "$ORIGINAL"
+	restart
+	stop
+}
+
+# The server tries a program that hangs: $HUNG is its process.
+hangs() {
+	HUNG=$(pgrep -P "$PID") && perl_runs "$HUNG"
+}
+
+@test "a program that hangs is given up at the next signal, and at the end" {
+	local first
+	start -f mem
+	peer
+	printf '#!%s\nsleep 1000;\n' "$(command -v perl)" >"$WORK/file"
+	chmod 755 "$WORK/file"
+	replace "$WORK/file"
+	kill -s HUP "$PID"
+	eventually hangs
+	PIDS+=("$HUNG")
+	served
+	first=$HUNG
+	kill -s HUP "$PID"
+	eventually ended "$first"
+	eventually hangs
+	PIDS+=("$HUNG")
+	served
+	replace "$ORIGINAL"
+	restart
+	eventually ended "$HUNG"
+	replace "$WORK/file"
+	kill -s HUP "$PID"
+	eventually hangs
+	PIDS+=("$HUNG")
+	stop
+	eventually ended "$HUNG"
+}
+
+@test "a state that the other version cannot read" {
+	start -f mem -n 1
+	peer
+	before_original 's/^peer \d+/peer x/m'
+	no_restart "of the state is wrong: peer" "$PROGRAM cannot take over"
+	before_original 's/^(peer \d+ \d+ \d+ \d+) 1 /$1 2 /m'
+	no_restart "of the state is wrong: peer" "$PROGRAM cannot take over"
+	before_original '$_ = ""'
+	no_restart "names no socket" "$PROGRAM cannot take over"
+	# Known words in another order, and unknown ones.
+	before_original '$_ = "name of the rose\n\n" . join("", reverse sort split /(?<=\n)/) . "end\n"'
+	restart
+	stop
+}
+
+@test "started by a relative path, through PATH, and through a symbolic link" {
+	local how
+	newer "$WORK/newer"
+	mkdir v1 v2
+	ln -s v1/server link
+	for how in ./v1/server v1/../v1/server server link/server ./link; do
+		cp "$ORIGINAL" v1/server
+		ln -sfn v1/server link
+		case $how in
+		server) SERVER=$how PATH=$DIR/v1:$PATH daemonize -f mem ;;
+		link/server) SERVER=server PATH=v1:$PATH daemonize -f mem ;;
+		*) SERVER=$how daemonize -f mem ;;
+		esac
+		peer
+		is "working directory" "$(readlink "/proc/$PID/cwd")" /
+		cp "$WORK/newer" v2/server
+		if [ "$how" = ./link ]; then
+			ln -sfn v2/server link
+		else
+			mv -f v2/server v1/server
+		fi
+		kill -s HUP "$PID"
+		if [ "$how" = ./link ]; then
+			eventually runs v2/server
+		else
+			eventually runs v1/server
+		fi
+		served
+		stop_daemon
+		kill "$PEER_PID"
+	done
+}
+
+@test "started by a relative path from a folder that is gone" {
+	mkdir gone
+	cd gone
+	rmdir ../gone
+	try ../../bin/original --version
+	cd ..
+	[ "$STATUS" = 0 ] || [ -s "$WORK/err" ] || no "it failed without a word"
+}
+
+# --- the background, and what the server holds
+
+@test "in the background: files, locks and socket stay as they are, and go at the end" {
+	local before
+	daemonize -f mem
+	peer
+	before=$(state; descriptors)
+	restart_daemon
+	restart_daemon
+	is "what is there" "$(state; descriptors)" "$before"
+	is "pidfile" "$(cat pid)" "$PID"
+	SOCK=$DIR/other refused "mem is served by another server" -- -f mem
+	SOCK=$DIR/other refused "$DIR/pid is held by process $PID" -- -i pid -s "$SHM"
+	refused "$SOCK belongs to a server that is running" "process $PID" -- -s "$SHM"
+	is "what is there" "$(state; descriptors)" "$before"
+	served
+	stop_daemon
+	[ -f mem ]
+	start -f mem -i pid
+	stop
+}
+
+@test "in the background as another user" {
+	need_root
+	need_tool setpriv
+	WRAP=(setpriv "--reuid=$NOBODY" "--regid=$NOBODY" --clear-groups)
+	chmod 777 "$DIR"
+	daemonize -f mem
+	peer
+	restart_daemon
+	restart_daemon
+	is "owners" "$(stat -c %u sock pid mem | uniq)" "$NOBODY"
+	is "user" "$(stat -c %u "/proc/$PID")" "$NOBODY"
+	stop_daemon
+	[ -f mem ]
+}
+
+@test "in the background it goes on logging to syslog" {
+	need_strace
+	daemonize -f mem
+	peer
+	strace -p "$PID" -o "$WORK/trace" -e trace=connect,sendto,sendmsg,write 2>"$WORK/strace" 3>&- &
+	STRACE=$!
+	PIDS+=("$STRACE")
+	eventually grep -q attached "$WORK/strace"
+	restart_daemon
+	inject_end
+	# Either to a socket that is open, or to one that it looks for.
+	grep -q '/dev/log\|restarted in place' "$WORK/trace" || no "no word to syslog" "$(cat "$WORK/trace")"
+	stop_daemon
+}
+
+@test "relative paths, given at the start in all forms, are still right" {
+	local args
+	mkdir sub
+	for args in '-f sub/mem -p sub/sock -i sub/pid' '-fsub/mem -psub/sock -isub/pid' \
+		'--file=sub/mem --socket=sub/sock --pidfile=sub/pid' \
+		'--file sub/mem --sock sub/sock --pid=sub/pid' '-Ldfsub/mem -dpsub/../sub/sock -vi sub/pid'; do
+		# shellcheck disable=SC2086 # one word an argument
+		try "$SERVER" -d $args
+		is "status of: $args: $(cat "$WORK/err")" "$STATUS" 0
+		PID=$(cat sub/pid)
+		PIDS+=("$PID")
+		SOCK=$DIR/sub/sock
+		peer
+		# In the second round the options come from a server that has restarted before.
+		restart_daemon
+		restart_daemon
+		kill -s TERM "$PID"
+		eventually ended "$PID"
+		missing sub/sock sub/pid
+		[ -f sub/mem ]
+		kill "$PEER_PID"
+	done
+}
+
+@test "a socket or a pidfile that is no longer its own stays at the end" {
+	start -f mem -i pid
+	peer
+	restart
+	rm sock pid
+	echo mine >sock
+	echo mine >pid
+	hup_until "restarted in place"
+	stop
+	is "sock" "$(cat sock)" mine
+	is "pid" "$(cat pid)" mine
+}
+
+@test "a supervisor is told" {
+	# shellcheck disable=SC2016
+	perl -MSocket -e '$| = 1;
+		socket(my $s, PF_UNIX, SOCK_DGRAM, 0) or die;
+		bind($s, pack_sockaddr_un($ARGV[0])) or die;
+		while (defined recv($s, my $text, 4096, 0)) { print "[$text]\n" }' \
+		"$WORK/notify" >"$WORK/notified" 2>&1 3>&- &
+	PIDS+=("$!")
+	eventually test -S "$WORK/notify"
+	export NOTIFY_SOCKET=$WORK/notify
+	start -f mem
+	peer
+	eventually grep -q 'READY=1' "$WORK/notified"
+	restart
+	rm "$PROGRAM"
+	no_restart "No such file"
+	stop
+	eventually grep -q 'STOPPING=1' "$WORK/notified"
+	is "messages" "$(sed -E 's/(USEC)=[0-9]+/\1/' "$WORK/notified" | tr '\n' ' ')" \
+		"[READY=1] [RELOADING=1 MONOTONIC_USEC] [READY=1] [STOPPING=1] "
+}
+
+# --- signals
+
+@test "TERM at once after HUP ends the server" {
+	local i
+	for i in 1 2 3 4 5 6 7 8 9 10; do
+		start -f mem
+		kill -s HUP "$PID"
+		[ $((i % 2)) = 0 ] || sleep "0.00$i"
+		stop
+		missing sock
+	done
+}
+
+# A server that restarts slowly: what comes next comes between the images.
+start_restart() {
+	replace "$ORIGINAL"
+	start -f mem
+	peer
+	if [ -n "${1-}" ]; then
+		"$1"
+	fi
+	before_original 'select(undef, undef, undef, 2) if $purpose eq "resume"'
+	kill -s HUP "$PID"
+	eventually perl_runs
+}
+
+@test "signals that come during a restart are not lost" {
+	local signal
+	start_restart
+	kill -s USR1 "$PID"
+	eventually logged_more "joined so far" 0
+	served
+	stop
+	start_restart
+	kill -s HUP "$PID"
+	eventually logged_more "restarted in place" 1
+	served
+	stop
+	for signal in TERM INT QUIT; do
+		start_restart
+		kill -s USR1 "$PID"
+		stop "$signal"
+		missing sock
+		has "$LOG" "restarted in place" "ending" "joined so far"
+	done
+}
+
+@test "who comes or goes during a restart is served or missed" {
+	start_restart peer
+	kill "$PEER_PID"
+	peer
+	eventually grep -q '^2 fd' "$WORK/peer.1"
+	is "what the first heard" "$(cut -d ' ' -f 1,2 "$WORK/peer.1" | tr '\n' ' ')" \
+		"0 0 -1 fd 0 fd 1 fd 1 2 fd "
+	stop
+}
+
+@test "HUP is too late for a server that ends" {
+	start -f mem -n 700
+	# A client that is not reading: its greeting is waited for.
+	perl -MSocket -e 'socket(my $s, PF_UNIX, SOCK_STREAM, 0); connect($s, pack_sockaddr_un($ARGV[0])) or die; sleep 1000' \
+		"$SOCK" 3>&- &
+	PIDS+=("$!")
+	eventually grep -q 'ID 0 joined' "$LOG"
+	kill -s TERM "$PID"
+	eventually grep -q 'ending' "$LOG"
+	kill -s HUP "$PID"
+	kill -s USR1 "$PID"
+	stop HUP
+	hasnt "$LOG" "restarted in place" "going on without"
+	missing sock
+}
