@@ -169,9 +169,8 @@ static void log_to_syslog(void)
 	background = true;
 }
 
-/* Logs one line, with the text of error behind it unless that is 0, and keeps errno. Returns false.
- */
-__attribute__((format(printf, 3, 4))) static bool log_line(int level, int error, const char *format,
+/* Logs one line, with the text of error behind it unless that is 0, and keeps errno. */
+__attribute__((format(printf, 3, 4))) static void log_line(int level, int error, const char *format,
 							   ...)
 {
 	int saved = errno, n;
@@ -191,17 +190,24 @@ __attribute__((format(printf, 3, 4))) static bool log_line(int level, int error,
 	else
 		fprintf(stderr, "%s: %s\n", program_invocation_short_name, line);
 	errno = saved;
+}
+
+static bool failure(void)
+{
 	return false;
 }
 
 /* Four verbs: what happened; what failed, with errno's text; what is wrong where errno has nothing
  * to add; a mistake in the command line, which ends the program. The middle two give their caller
  * false to return. */
-#define say(...)    ((void)log_line(LOG_INFO, 0, __VA_ARGS__))
-#define fail(...)   log_line(LOG_ERR, errno, __VA_ARGS__)
-#define refuse(...) log_line(LOG_ERR, 0, __VA_ARGS__)
-#define usage(format, ...) \
-	(refuse(format " (see '%s --help')", ##__VA_ARGS__, program_invocation_short_name), exit(2))
+#define say(...)    log_line(LOG_INFO, 0, __VA_ARGS__)
+#define fail(...)   (log_line(LOG_ERR, errno, __VA_ARGS__), failure())
+#define refuse(...) (log_line(LOG_ERR, 0, __VA_ARGS__), failure())
+#define usage(format, ...)                                                                         \
+	do {                                                                                       \
+		refuse(format " (see '%s --help')", ##__VA_ARGS__, program_invocation_short_name); \
+		exit(2);                                                                           \
+	} while (0)
 
 /* The text of a size, as -m takes it: in the largest unit of which it is a multiple. */
 struct size_text {
@@ -569,25 +575,28 @@ static bool spare_open(struct server *s)
  */
 static void descriptor_limit_raise(void)
 {
-	struct rlimit limit, wanted;
 	FILE *f = fopen("/proc/sys/fs/nr_open", "re");
-	unsigned long most;
+	struct rlimit limit;
+	unsigned long most = 0;
 
+	if (f) {
+		if (fscanf(f, "%lu", &most) != 1)
+			most = 0;
+		fclose(f);
+	}
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0) {
 		fail("cannot read the limit of open descriptors");
 		return;
 	}
-	if (f && fscanf(f, "%lu", &most) == 1 && most > limit.rlim_max) {
-		wanted = (struct rlimit){.rlim_cur = most, .rlim_max = most};
-		if (setrlimit(RLIMIT_NOFILE, &wanted) == 0)
-			limit = wanted;
+	if (most > limit.rlim_max &&
+	    setrlimit(RLIMIT_NOFILE, &(struct rlimit){.rlim_cur = most, .rlim_max = most}) == 0)
+		return;
+	if (limit.rlim_cur < limit.rlim_max) {
+		limit.rlim_cur = limit.rlim_max;
+		if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+			fail("cannot raise the limit of open descriptors to %lu",
+			     (unsigned long)limit.rlim_max);
 	}
-	if (f)
-		fclose(f);
-	wanted = (struct rlimit){.rlim_cur = limit.rlim_max, .rlim_max = limit.rlim_max};
-	if (limit.rlim_cur < limit.rlim_max && setrlimit(RLIMIT_NOFILE, &wanted) < 0)
-		fail("cannot raise the limit of open descriptors to %lu",
-		     (unsigned long)limit.rlim_max);
 }
 
 /*
@@ -1636,11 +1645,11 @@ static int64_t state_number(char **at, int64_t min, int64_t max, bool *fine)
 /* Takes over a peer from its line. Returns false where the line is wrong or memory is short. */
 static bool state_peer(struct server *s, char *at)
 {
-	struct peer *p = calloc(1, sizeof(*p) + s->opt.vectors * sizeof(int));
+	struct peer *p;
 	bool fine = true;
 	int64_t messages;
 
-	if (!p || s->count == FD_SETSIZE)
+	if (s->count == FD_SETSIZE || !(p = calloc(1, sizeof(*p) + s->opt.vectors * sizeof(int))))
 		return false;
 	s->peers[s->count++] = p;
 	p->id = (int)state_number(&at, 0, IDS - 1, &fine);
@@ -1888,7 +1897,7 @@ static void timer_add(int64_t *wait, int64_t at)
 
 static void descriptor_watch(int fd, fd_set *set, int *most)
 {
-	assert(fd < FD_SETSIZE);
+	assert(fd >= 0 && fd < FD_SETSIZE);
 	FD_SET(fd, set);
 	if (fd > *most)
 		*most = fd;
@@ -1925,7 +1934,7 @@ static void server_wait(struct server *s, fd_set *readable, fd_set *writable)
 	fail("cannot wait for clients");
 	FD_ZERO(readable);
 	FD_ZERO(writable);
-	nanosleep(&(struct timespec){.tv_nsec = SEND_RETRY_MS * 1000000}, NULL);
+	nanosleep(&(struct timespec){.tv_nsec = SEND_RETRY_MS * 1000000L}, NULL);
 }
 
 /* Lets those send again for whom the wait is over. */
@@ -1945,6 +1954,7 @@ static void peers_wake(struct server *s, const fd_set *writable)
 /* Serves until a signal ends it. */
 static void serve(struct server *s)
 {
+	assert(s->signals >= 0 && s->listener >= 0);
 	while (!server_stopped(s)) {
 		fd_set readable, writable;
 
