@@ -8,7 +8,9 @@
 #include <time.h>
 
 /* Seconds after which a test no longer expects what it waits for. */
+#ifndef PATIENCE
 #define PATIENCE 30
+#endif
 
 /* Milliseconds on a clock that nobody sets. */
 static inline int64_t clock_ms(void)
