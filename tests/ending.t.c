@@ -7,6 +7,7 @@
 #include "tests/lib/testing.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -128,6 +129,29 @@ static void greeting_under_way_is_finished(void **state)
 	server_expect_ended(&s);
 }
 
+/* What is sent, but not read, is lost to QEMU when the connection ends: the server waits for it. */
+static void greeting_sent_is_read_before_the_end(void **state)
+{
+	struct server s = {0};
+	struct client other, late;
+	struct pollfd stream = {.events = POLLRDHUP};
+
+	(void)state;
+	assert_start(&s, "-L", "-m", "0");
+	assert_connect(&s, &other, 1, .vectors = 1, .memoryless = true, .legacy = true);
+	assert_mesh(&other, 1);
+	assert_connect(&s, &late, 1, .vectors = 1, .memoryless = true, .legacy = true);
+	assert_drive(&other, 1, client_knows, &(size_t){1});
+	server_end_begin(&s, SIGTERM);
+	deadline_ahead(0); /* a moment, in which a server that waits for nothing would be gone */
+	stream.fd = late.sock;
+	assert_int_equal(poll(&stream, 1, 0), 0);
+	assert_drive(&late, 1, client_greeted_and_ended, NULL);
+	clients_free(&late, 1);
+	client_free(&other);
+	server_expect_ended(&s);
+}
+
 /* Neither does a second signal change that, nor is a client that waits for nothing in its way. */
 static void client_that_does_not_read_holds_nothing_up(void **state)
 {
@@ -174,7 +198,7 @@ static bool client_answered_and_ended(const struct client *c, const void *unused
 /* Clients connect, the signal comes, and only then does the server get to see either. */
 static void answer_at_the_end(struct server *s, size_t n, int vectors, client_condition *answered)
 {
-	static struct client clients[100];
+	static struct client clients[600];
 	struct client first;
 	char number[8];
 
@@ -217,7 +241,7 @@ static void surplus_not_yet_accepted_is_refused(void **state)
 	for (int vectors = 0; vectors < 2; vectors++) {
 		struct server s = {.descriptors = {64, 64}, .unprivileged = true};
 
-		answer_at_the_end(&s, 100, vectors, client_answered_and_ended);
+		answer_at_the_end(&s, 600, vectors, client_answered_and_ended);
 	}
 }
 
@@ -228,6 +252,7 @@ int main(void)
 		counted_test(ignored_signals_end_it_too),
 		counted_test(shm_object_stays),
 		counted_test(greeting_under_way_is_finished),
+		counted_test(greeting_sent_is_read_before_the_end),
 		counted_test(client_that_does_not_read_holds_nothing_up),
 		counted_test(client_not_yet_accepted_is_greeted),
 		counted_test(many_not_yet_accepted_are_greeted),
