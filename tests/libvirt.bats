@@ -1,0 +1,134 @@
+#!/usr/bin/env bats
+# libvirt starts nodes as node05.xml.file and node05.xml.shm describe them. They are taken as they
+# are, but for KVM, and for name, uuid, MAC address, disk and log of a second node. Disk and network are
+# where the domains say; on the disk is a guest that does what the test wants and powers off.
+# shellcheck disable=SC2034,SC2119 # WRAP is for common.bash
+
+load lib/common
+load lib/guest
+load lib/libvirt
+
+# The server inside, in the background; SOCK, FILE and the other paths are those of the systemd unit.
+daemon() { # ARGUMENT...
+	inside "$SERVER" -d -p "$SOCK" -i "${SOCK%.sock}.pid" "$@" 2>"$LOG"
+}
+
+daemon_stop() {
+	inside sh -c "kill $(cat "$ROOT${SOCK%.sock}.pid")"
+	eventually missing "$ROOT$SOCK" "$ROOT${SOCK%.sock}.pid"
+}
+
+@test "node05.xml.file: two nodes get memory, IDs and doorbells from the server, twice" {
+	need_libvirt
+	node_disk node05 id,wait:0,check:1
+	node_disk node06 id,write:1,ring:0:0
+	daemon -f "$FILE" -m 64M
+	is "the socket" "$(stat -c '%A %U:%G' "$ROOT$SOCK")" 'srw-rw---- root:kvm'
+
+	node_define 05 node05.xml.file
+	node_define 06 node05.xml.file
+	node_start node05
+	is "user of QEMU" "$(node_user node05)" libvirt-qemu
+	node_says node05 "id 0, 67108864 bytes"
+	node_start node06
+	node_ends node06
+	node_says node06 "id 1, 67108864 bytes"
+	node_ends node05
+	node_says node05 "found 1 over 67108864 bytes"
+	"$INIT" "$ROOT$FILE" check:1
+
+	daemon_stop
+	daemon -f "$FILE"
+	node_disk node05 id,check:1,wait:0
+	node_disk node06 id,check:1,ring:0:0
+	node_start node05
+	node_says node05 "id 0, 67108864 bytes"
+	node_start node06
+	node_ends node06
+	node_ends node05
+
+	inside virsh -q undefine node05
+	inside virsh -q undefine node06
+	daemon_stop
+	"$INIT" "$ROOT$FILE" check:1
+}
+
+@test "node05.xml.shm: two nodes share an object that a server has made, or the first of them" {
+	need_libvirt
+	node_define 05 node05.xml.shm
+	node_define 06 node05.xml.shm
+	daemon -s fam -m 64M
+	is "the object" "$(stat -c '%A %U:%G' "$ROOT/dev/shm/fam")" '-rw-rw---- root:kvm'
+	daemon_stop
+	node_disk node05 write:2
+	node_disk node06 check:2,write:3
+	node_start node05
+	is "user of QEMU" "$(node_user node05)" libvirt-qemu
+	node_ends node05
+	node_start node06
+	node_ends node06
+	"$INIT" "$ROOT/dev/shm/fam" check:3
+
+	rm "$ROOT/dev/shm/fam"
+	node_start node05
+	node_start node06
+	is "the object" "$(stat -c '%U %s' "$ROOT/dev/shm/fam")" 'libvirt-qemu 67108864'
+	inside virsh -q destroy node05
+	inside virsh -q destroy node06
+	inside virsh -q undefine node05
+	inside virsh -q undefine node06
+}
+
+@test "what virsh says where something is missing, and that the remedy works" {
+	need_libvirt
+	WRAP=(nsenter --target "$FIRST" --mount --)
+	node_disk node05 id
+	node_define 05 node05.xml.file
+	node_refused node05 "Failed to connect to '$SOCK': No such file or directory"
+	start -s fam -m 32M
+	kill -KILL "$PID"
+	eventually ended "$PID"
+	node_refused node05 "Failed to connect to '$SOCK': Connection refused"
+	start -s fam -g root
+	node_refused node05 "Failed to connect to '$SOCK': Permission denied"
+	stop
+	start -s fam -L
+	node_refused node05 "server sent invalid ID message"
+	stop
+	start -s fam -n 2
+	node_start node05
+	inside virsh -q destroy node05
+	has "$ROOT/var/log/libvirt/qemu/node05.log" "Too many eventfd received, device has 1 vectors"
+	stop
+
+	# The same name and uuid: this takes the place of the other.
+	node_define 05 node05.xml.shm
+	node_refused node05 "backing store size 0x2000000 does not match 'size' option 0x4000000"
+	start -s fam -m 64M -t
+	stop
+	chmod 600 "$ROOT/dev/shm/fam"
+	node_refused node05 "can't open backing store /dev/shm/fam for guest RAM: Permission denied"
+	chmod 660 "$ROOT/dev/shm/fam"
+	node_start node05
+	inside virsh -q destroy node05
+}
+
+@test "a running node gets the device by virsh attach-device, and cannot be saved with it" {
+	need_libvirt
+	WRAP=(nsenter --target "$FIRST" --mount --)
+	node_disk node05 id
+	node_xml 05 node05.xml.file | sed '/^    <shmem/,/<.shmem/d' >"$WORK/without"
+	node_xml 05 node05.xml.file | sed -n '/^    <shmem/,/<.shmem/p' >"$WORK/device"
+	inside virsh -q define "$WORK/without"
+	start -s fam
+	inside virsh -q start --paused node05
+	hasnt "$LOG" joined
+	inside virsh -q attach-device node05 "$WORK/device"
+	has "$LOG" "ID 0 joined: process " "uid $(id -u libvirt-qemu)"
+	run inside virsh save node05 /run/saved
+	is "status of virsh save" "$status" 1
+	[[ $output = *"Migration is disabled when using feature 'peer mode' in device 'ivshmem'"* ]] || no "$output"
+	inside virsh -q destroy node05
+	eventually has "$LOG" "ID 0 left"
+	stop
+}
