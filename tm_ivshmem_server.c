@@ -1403,8 +1403,11 @@ static void client_welcome(struct server *s, int sock)
 	say("ID %d joined: %s", id, peer_text(p).text);
 }
 
-/* Gives up the spare descriptor for a moment, to refuse a client when there is no other. */
-static void client_refuse_with_spare(struct server *s)
+/*
+ * Gives up the spare descriptor for a moment, to refuse a client when there is no other. Returns
+ * whether there was one; if the kernel has no room even so, accepting pauses.
+ */
+static bool client_refuse_with_spare(struct server *s)
 {
 	const char *why = strerror(errno);
 	int sock;
@@ -1414,9 +1417,10 @@ static void client_refuse_with_spare(struct server *s)
 	sock = accept4(s->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 	if (sock >= 0)
 		client_refuse(sock, why);
-	else
+	else if (errno != EAGAIN)
 		s->accept_at = now_ms() + ACCEPT_RETRY_MS;
 	s->spare = open("/dev/null", O_RDWR | O_CLOEXEC);
+	return sock >= 0;
 }
 
 static void peers_accept(struct server *s)
@@ -1429,11 +1433,11 @@ static void peers_accept(struct server *s)
 		if (sock >= 0) {
 			client_welcome(s, sock);
 		} else if (errno == EMFILE || errno == ENFILE) {
-			client_refuse_with_spare(s);
+			if (!client_refuse_with_spare(s))
+				return;
+		} else if (errno == EAGAIN) {
 			return;
 		} else if (errno != ECONNABORTED && errno != EINTR) {
-			if (errno == EAGAIN)
-				return;
 			fail("cannot accept a client");
 			s->accept_at = now_ms() + ACCEPT_RETRY_MS;
 			return;
