@@ -17,9 +17,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* The server, and how many descriptors it had before anybody connected. */
 static struct server server;
-static int server_own;
 
 /* Clients beside the nodes. */
 static struct client clients[300];
@@ -47,8 +45,8 @@ static void everything_check(void)
 	clients_free(clients, clients_used);
 	clients_used = 0;
 	if (server.pid) {
-		server_descriptors_wait(&server, server_own, PATIENCE);
-		assert_int_equal(server_descriptors(&server), server_own);
+		server_descriptors_wait(&server, server.idle, PATIENCE);
+		assert_int_equal(server_descriptors(&server), server.idle);
 		assert_int_equal(server_stop(&server), 0);
 	}
 	everything_end(NULL);
@@ -57,7 +55,6 @@ static void everything_check(void)
 static void serve(const char *const *args)
 {
 	assert_that(server_start(&server, args), "%s", server.error);
-	server_own = server_descriptors(&server);
 }
 
 #define SERVE(...) serve(SERVER_ARGS(__VA_ARGS__))
@@ -235,18 +232,25 @@ static void clients_reach(size_t count, client_condition *done, const void *argu
 	assert_that(reached, "%s", c ? c->error : "the clients did not get there");
 }
 
+/* Lets so many clients connect, in the places from first on. */
+static void clients_start(size_t first, size_t count, struct client_options options)
+{
+	clients_used = first + count;
+	assert_that(clients_connect(clients + first, count, server.socket, options), "%s",
+		    clients_error(clients + first, count)->error);
+}
+
 /*
- * Lets clients connect, as those numbered from first on, and be greeted. Only the first three of
- * all keep their eventfds, to ring with: everybody's together are many.
+ * Lets clients connect and be greeted. Only the first three places are for clients that keep their
+ * eventfds, to ring with: everybody's together are many.
  */
 static void clients_join(size_t first, size_t count, int vectors)
 {
-	for (size_t i = first; i < first + count; i++) {
-		struct client_options o = {.vectors = vectors, .keep = i < 3};
+	size_t ringing = first >= 3 ? 0 : count < 3 - first ? count : 3 - first;
 
-		clients_used = i + 1;
-		assert_that(client_connect(&clients[i], server.socket, o), "%s", clients[i].error);
-	}
+	clients_start(first, ringing, (struct client_options){.vectors = vectors, .keep = true});
+	clients_start(first + ringing, count - ringing,
+		      (struct client_options){.vectors = vectors});
 	clients_reach(first + count, client_greeted, NULL);
 }
 
@@ -270,24 +274,6 @@ static void client_check_bells(struct client *c, struct node *n, unsigned int ve
 		node_ring(n, c->id, vector);
 	while (!(rung = client_rung(c, (int)vector)) && deadline_ahead(deadline));
 	assert_true(rung);
-}
-
-/* How many connections to the server's socket are waiting to be accepted. */
-static size_t connections_waiting(void)
-{
-	FILE *f = fopen("/proc/net/unix", "re");
-	char line[512];
-	size_t count = 0;
-
-	assert_non_null(f);
-	while (fgets(line, sizeof(line), f)) {
-		char state[3], path[256];
-
-		if (sscanf(line, "%*s %*s %*s %*s %*s %2s %*s %255s", state, path) == 2)
-			count += !strcmp(state, "02") && !strcmp(path, server.socket);
-	}
-	fclose(f);
-	return count;
 }
 
 /*
@@ -455,20 +441,38 @@ static void stopped_node_catches_up(void **state)
 	nodes_check_bells((struct node *[]){n, node_up(2)}, 2);
 }
 
+/* Serves with a limit of descriptors that only a few nodes fit below. */
+static void serve_few(rlim_t descriptors)
+{
+	server.descriptors = (struct rlimit){.rlim_cur = descriptors, .rlim_max = descriptors};
+	server.unprivileged = true;
+	SERVE("-f", "memory", "-n", "2");
+}
+
+/* Starts nodes until one is refused, and returns how many are up: from 2 to most. */
+static size_t nodes_up_until_refused(struct node **nodes, size_t most)
+{
+	size_t count = 0;
+	struct node *n;
+
+	while (n = node_launch(2, ""), node_ready(n)) {
+		assert_true(count < most);
+		nodes[count++] = n;
+	}
+	node_check_exit(n, "server sent version -1, expecting 0");
+	assert_true(count >= 2);
+	return count;
+}
+
 /* Who is refused ends with an error, while a connection that just ends makes QEMU spin for ever. */
 static void refused_node_exits(void **state)
 {
-	struct node *nodes[9];
-	size_t count = 0;
+	struct node *nodes[8];
+	size_t count;
 
 	(void)state;
-	server.descriptors = (struct rlimit){.rlim_cur = 18, .rlim_max = 18};
-	server.unprivileged = true;
-	SERVE("-f", "memory", "-n", "2");
-	while (nodes[count] = node_launch(2, ""), node_ready(nodes[count]))
-		assert_in_range(++count, 1, 8);
-	node_check_exit(nodes[count], "server sent version -1, expecting 0");
-	assert_true(count >= 2);
+	serve_few(18);
+	count = nodes_up_until_refused(nodes, 8);
 	nodes_check_bells(nodes, count);
 	node_check_exit(node_launch(2, ""), "server sent version -1, expecting 0");
 
@@ -521,15 +525,16 @@ static void nodes_outlive_the_server(void **state)
 	node_check_exit(node_launch(2, ""), "No such file or directory");
 }
 
-/* Starts a node, which connects to a server that is stopped, and waits until it has connected. */
-static struct node *node_launch_waiting(unsigned int vectors, size_t clients_before)
+/* Starts a node, and waits until it has connected to a server that is stopped. */
+static struct node *node_launch_waiting(unsigned int vectors)
 {
 	struct node *n = node_launch(vectors, "");
 	int64_t deadline = deadline_in(PATIENCE);
+	bool connected;
 
-	while (connections_waiting() < clients_before + 1 && deadline_ahead(deadline))
+	while (!(connected = node_connected(n)) && deadline_ahead(deadline))
 		;
-	assert_int_equal(connections_waiting(), clients_before + 1);
+	assert_true(connected);
 	return n;
 }
 
@@ -558,7 +563,7 @@ static void greeting_at_the_end(void **state)
 		SERVE("-f", "memory", "-n", "2");
 		nodes[0] = node_up(2);
 		server_signal(&server, SIGSTOP);
-		nodes[1] = node_launch_waiting(2, 0);
+		nodes[1] = node_launch_waiting(2);
 		server_stop_stopped();
 		assert_true(node_ready(nodes[1]));
 		assert_int_equal(server_wait(&server, PATIENCE), 0);
@@ -576,19 +581,14 @@ static void greeting_at_the_end(void **state)
 /* The same for a node that stands at the end of a long queue. */
 static void greeting_at_the_end_of_many(void **state)
 {
-	struct client_options options = {.vectors = 1};
 	size_t count = 200;
 	struct node *n;
 
 	(void)state;
 	SERVE("-f", "memory", "-n", "1");
 	server_signal(&server, SIGSTOP);
-	for (size_t i = 0; i < count; i++) {
-		clients_used = i + 1;
-		assert_that(client_connect(&clients[i], server.socket, options), "%s",
-			    clients[i].error);
-	}
-	n = node_launch_waiting(1, count);
+	clients_start(0, count, (struct client_options){.vectors = 1});
+	n = node_launch_waiting(1);
 	server_stop_stopped();
 	clients_reach(count, client_greeted, NULL);
 	assert_true(node_ready(n));
@@ -703,7 +703,6 @@ static void sizes(void **state)
 	size_check(UINT64_C(64) << 20);
 	/* A tmpfs takes no file that is larger than itself. */
 	if (server_start(&server, SERVER_ARGS("-f", "memory", "-m", "256G"))) {
-		server_own = server_descriptors(&server);
 		size_check(UINT64_C(256) << 30);
 	}
 }
@@ -711,14 +710,11 @@ static void sizes(void **state)
 /* The original stream is not for this device: QEMU says so and ends. */
 static void legacy_stream_is_refused(void **state)
 {
-	struct client_options options = {.vectors = 1, .legacy = true};
-
 	(void)state;
 	SERVE("-L", "-f", "memory", "-n", "1");
 	node_check_exit(node_launch(1, ""), "server sent invalid ID message");
 	assert_true(server_log_wait(&server, "ID 0 left", PATIENCE));
-	clients_used = 1;
-	assert_that(client_connect(&clients[0], server.socket, options), "%s", clients[0].error);
+	clients_start(0, 1, (struct client_options){.vectors = 1, .legacy = true});
 	clients_reach(1, client_greeted, NULL);
 	node_check_exit(node_launch(1, ""), "server sent version 1, expecting 0");
 }

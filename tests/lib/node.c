@@ -84,6 +84,29 @@ __attribute__((noreturn)) static void qemu_exec(int qtest, int errors, const cha
 	_exit(127);
 }
 
+/*
+ * Forks, and becomes QEMU in the child. Returns its process ID when it has: its descriptors are its
+ * own from then on. -1 with errno.
+ */
+static pid_t qemu_fork(int qtest, int errors, const char *socket, unsigned int vectors,
+		       const char *properties)
+{
+	int closed_on_exec[2];
+	pid_t pid;
+	char byte;
+
+	if (pipe2(closed_on_exec, O_CLOEXEC) < 0)
+		return -1;
+	pid = fork();
+	if (pid == 0)
+		qemu_exec(qtest, errors, socket, vectors, properties);
+	close(closed_on_exec[1]);
+	while (pid > 0 && read(closed_on_exec[0], &byte, 1) < 0 && errno == EINTR)
+		;
+	close(closed_on_exec[0]);
+	return pid;
+}
+
 struct node *node_start(const char *socket, unsigned int vectors, const char *properties)
 {
 	struct node *n = calloc(1, sizeof(*n));
@@ -96,9 +119,7 @@ struct node *node_start(const char *socket, unsigned int vectors, const char *pr
 	n->errors = memfd_create("stderr", MFD_CLOEXEC);
 	if (n->errors >= 0 && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0) {
 		n->qtest = ends[0];
-		n->pid = fork();
-		if (n->pid == 0)
-			qemu_exec(ends[1], n->errors, socket, vectors, properties);
+		n->pid = qemu_fork(ends[1], n->errors, socket, vectors, properties);
 		close(ends[1]);
 		if (n->pid > 0) {
 			n->next = nodes;
@@ -371,9 +392,11 @@ void node_quiet(struct node *n)
 	}
 }
 
-size_t node_eventfds(const struct node *n)
+/* How many of the descriptors that the node has open are of a kind, by what the links in /proc say.
+ */
+static size_t descriptors_of_kind(const struct node *n, bool (*kind)(const char *link))
 {
-	char path[64], target[64];
+	char path[64], link[64];
 	size_t count = 0;
 	DIR *folder;
 
@@ -382,11 +405,42 @@ size_t node_eventfds(const struct node *n)
 	if (!folder)
 		return 0;
 	for (struct dirent *d; (d = readdir(folder));) {
-		ssize_t len = readlinkat(dirfd(folder), d->d_name, target, sizeof(target) - 1);
+		ssize_t len = readlinkat(dirfd(folder), d->d_name, link, sizeof(link) - 1);
 
-		target[len > 0 ? len : 0] = '\0';
-		count += strcmp(target, "anon_inode:[eventfd]") == 0;
+		link[len > 0 ? len : 0] = '\0';
+		count += kind(link);
 	}
 	closedir(folder);
 	return count;
+}
+
+static bool link_is_eventfd(const char *link)
+{
+	return strcmp(link, "anon_inode:[eventfd]") == 0;
+}
+
+static bool link_is_connected_socket(const char *link)
+{
+	unsigned long wanted, inode;
+	bool connected = false;
+	char line[512], state[3];
+	FILE *f = sscanf(link, "socket:[%lu]", &wanted) == 1 ? fopen("/proc/net/unix", "re") : NULL;
+
+	while (f && !connected && fgets(line, sizeof(line), f))
+		connected = sscanf(line, "%*s %*s %*s %*s %*s %2s %lu", state, &inode) == 2 &&
+			    inode == wanted && strcmp(state, "03") == 0;
+	if (f)
+		fclose(f);
+	return connected;
+}
+
+size_t node_eventfds(const struct node *n)
+{
+	return descriptors_of_kind(n, link_is_eventfd);
+}
+
+/* Beside the connection to the server there is the one for qtest. */
+bool node_connected(const struct node *n)
+{
+	return descriptors_of_kind(n, link_is_connected_socket) == 2;
 }

@@ -39,6 +39,9 @@ const char *node_missing(void);
  */
 struct node *node_start(const char *socket, unsigned int vectors, const char *properties);
 
+/* Whether the node has connected to the server, which may have said nothing yet. */
+bool node_connected(const struct node *n);
+
 /*
  * Waits until the node has had its greeting, then does what a guest's firmware and driver would: it
  * maps the device's three BARs and enables MSI-X with all vectors masked, so that doorbells stay
