@@ -597,6 +597,27 @@ static void greeting_at_the_end_of_many(void **state)
 	nodes_check_memory(&n, 1, 6);
 }
 
+/* Who waits when the server ends, and cannot be served, is refused by it in the same way. */
+static void refusal_at_the_end(void **state)
+{
+	(void)state;
+	/* A node takes three descriptors: with one of these limits, none is left to accept with. */
+	for (rlim_t limit = 17; limit < 20; limit++) {
+		struct node *nodes[8], *n;
+
+		serve_few(limit);
+		nodes_up_until_refused(nodes, 8);
+		server_signal(&server, SIGSTOP);
+		clients_start(0, 20, (struct client_options){.vectors = 2});
+		n = node_launch_waiting(2);
+		server_stop_stopped();
+		clients_reach(20, client_refused, NULL);
+		node_check_exit(n, "server sent version -1, expecting 0");
+		assert_int_equal(server_wait(&server, PATIENCE), 0);
+		everything_check();
+	}
+}
+
 /* More vectors than one word of pending bits has. */
 static void many_vectors(void **state)
 {
@@ -753,6 +774,7 @@ int main(void)
 		node_test(nodes_outlive_the_server),
 		node_test(greeting_at_the_end),
 		node_test(greeting_at_the_end_of_many),
+		node_test(refusal_at_the_end),
 		node_test(many_vectors),
 		node_test(other_numbers_of_vectors),
 		node_test(no_vectors),
