@@ -5,6 +5,11 @@
 load lib/common
 load lib/guest
 
+# Where a test has failed, what the guests said last may tell why.
+teardown_more() {
+	[ -n "${BATS_TEST_COMPLETED-}" ] || tail -n 3 "$WORK"/*.console || true
+}
+
 # A device that is connected to the server.
 doorbell() {
 	DEVICE=(-chardev "socket,path=$SOCK,id=fam" -device "ivshmem-doorbell,chardev=fam,vectors=2")

@@ -8,6 +8,12 @@ load lib/common
 load lib/guest
 load lib/libvirt
 
+# Where a test has failed, what the nodes said last may tell why.
+teardown_more() {
+	[ -n "${BATS_TEST_COMPLETED-}" ] || [ -z "${ROOT-}" ] ||
+		tail -n 3 "$ROOT"/var/log/libvirt/qemu/node*.log || true
+}
+
 # The server inside, in the background; SOCK, FILE and the other paths are those of the systemd unit.
 daemon() { # ARGUMENT...
 	inside "$SERVER" -d -p "$SOCK" -i "${SOCK%.sock}.pid" "$@" 2>"$LOG"
