@@ -1955,13 +1955,18 @@ static void peers_wake(struct server *s, const fd_set *writable)
 	}
 }
 
-/* Serves until a signal ends it. */
+/* Serves until a signal ends it. Sends first: after a restart, messages are waiting. */
 static void serve(struct server *s)
 {
 	assert(s->signals >= 0 && s->listener >= 0);
-	while (!server_stopped(s)) {
+	for (;;) {
 		fd_set readable, writable;
 
+		do
+			peers_flush(s);
+		while (peers_bury(s));
+		if (server_stopped(s))
+			return;
 		server_wait(s, &readable, &writable);
 		peers_wake(s, &writable);
 		if (FD_ISSET(s->signals, &readable))
@@ -1976,9 +1981,6 @@ static void serve(struct server *s)
 			s->accept_at = 0;
 		if (FD_ISSET(s->listener, &readable) || s->stop_at)
 			peers_accept(s);
-		do
-			peers_flush(s);
-		while (peers_bury(s));
 	}
 }
 
