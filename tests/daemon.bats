@@ -327,7 +327,7 @@ bytes_of() {
 			PIDS+=($!)
 		done
 		all_but_one_ended() {
-			local n=0
+			local n=0 i
 			for i in "${PIDS[@]: -3}"; do ! alive "$i" || n=$((n + 1)); done
 			[ "$n" -le 1 ]
 		}

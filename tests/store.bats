@@ -554,7 +554,7 @@ huge_pages_return() {
 			PIDS+=($!)
 		done
 		all_but_one_ended() {
-			local n=0
+			local n=0 i
 			for i in "${PIDS[@]: -4}"; do ! alive "$i" || n=$((n + 1)); done
 			[ "$n" -le 1 ]
 		}

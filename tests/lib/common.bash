@@ -179,14 +179,13 @@ alive() { # PID
 	[[ ${line##*) } != [ZX]* ]]
 }
 
-# Waits until a command succeeds, for two minutes.
+# Waits until a command succeeds, for two minutes at least.
 eventually() { # COMMAND...
-	local i
-	for ((i = 0; i < 2400; i++)); do
-		"$@" && return
+	local tries_left=2400
+	until "$@"; do
+		[ $((tries_left -= 1)) -gt 0 ] || no "never came true: $*" || return
 		sleep 0.05
 	done
-	no "never came true: $*"
 }
 
 ready_or_ended() {
