@@ -517,32 +517,44 @@ huge_pages_return() {
 	serves -- -f hard
 }
 
-@test "two servers that create the same object at once: the one that loses leaves it" {
+# Two servers that create the same object, the first slowed down as given to strace, so that the
+# second gets in between: one lives, with the object, and the other says that there is another.
+race_to_create() { # STRACE ARGUMENT...
+	local first second loser_log=$WORK/log
 	need_strace
-	local winner loser i
-	# The first has created the file and is slow to lock it; the second gets in between.
-	WRAP=(strace -D -o "$WORK/trace" -e trace=flock --inject=flock:delay_enter=2000000:when=1)
+	WRAP=(strace -D -o "$WORK/trace" "$@")
+	LOG=$WORK/log
 	launch -f store -p first
-	loser=$PID
-	eventually test -e store
-	LOG=$WORK/log2
+	first=$PID
+	eventually grep -qs "flock(\|O_CREAT" "$WORK/trace"
 	WRAP=()
+	LOG=$WORK/log2
 	launch -f store -p second
-	winner=$PID
-	ready_or_ended_both() {
-		grep -q 'connect a node:' "$WORK/log" "$WORK/log2" && { ! alive "$winner" || ! alive "$loser"; }
+	second=$PID
+	one_ended() {
+		! alive "$first" || ! alive "$second"
 	}
-	eventually ready_or_ended_both
-	if ! alive "$winner"; then # it may also be the other way round
-		i=$winner winner=$loser loser=$i
-		LOG=$WORK/log
+	eventually one_ended
+	if ! alive "$second"; then # it may also be the other way round
+		PID=$first loser_log=$LOG LOG=$WORK/log
 	fi
-	PID=$winner
-	alive "$PID"
+	ready
+	has "$loser_log" "$DIR/store" 'another server'
 	is 'descriptors of what stands there, of the one that lives' \
 		"$(stat -L -c %i "/proc/$PID/fd"/* | grep -cx "$(stat -c %i store)")" 2
 	stop
 	is bytes "$(bytes store)" 1048576
+	rm store "$WORK/trace"
+}
+
+@test "two servers that create the same object at once: the one that loses leaves it" {
+	# One has created the file and is slow to lock it.
+	race_to_create -e trace=flock --inject=flock:delay_enter=2000000:when=1
+}
+
+@test "two servers that create the same object at once: the one that loses says so" {
+	# One has seen that there is no file and is slow to create it.
+	race_to_create -P "$DIR/store" -e trace=openat --inject=openat:delay_enter=2000000:when=2
 }
 
 @test "many servers that create the same object at once: one lives, with the object" {
