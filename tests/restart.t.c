@@ -171,6 +171,14 @@ static void somebody_leaves(size_t i)
 	everybody(client_misses, &id);
 }
 
+/* All clients go, and then the server. */
+static void all_end(void)
+{
+	clients_free(clients, count);
+	count = 0;
+	server_down();
+}
+
 /* Rings every vector of one peer from all others: nobody but that vector may hear it. */
 static void bells_check(const struct client *target, int vector)
 {
@@ -376,9 +384,7 @@ static void crowd_leave(struct story *story, int id)
 static void crowd_part(struct story *story)
 {
 	free(story);
-	clients_free(clients, count);
-	count = 0;
-	server_down();
+	all_end();
 }
 
 /* Nothing else happens after the restart that could wake the server. */
@@ -508,9 +514,7 @@ static void ids_stay_retired(void **state)
 		somebody_leaves(0);
 	server_restart(1);
 	assert_int_equal(somebody_joins(options)->id, 0);
-	clients_free(clients, count);
-	count = 0;
-	server_down();
+	all_end();
 }
 
 /* The history that people would try first, step by step. */
@@ -536,9 +540,7 @@ static void ids_by_example(void **state)
 		somebody_leaves(count - 1);
 	server_restart(1);
 	assert_int_equal(somebody_joins(options)->id, 0);
-	clients_free(clients, count);
-	count = 0;
-	server_down();
+	all_end();
 }
 
 static void who_connects_meanwhile_waits(void **state)
@@ -554,9 +556,7 @@ static void who_connects_meanwhile_waits(void **state)
 		logged_times_wait(RESTARTED, restart);
 	}
 	everybody_agrees();
-	clients_free(clients, count);
-	count = 0;
-	server_down();
+	all_end();
 }
 
 static void storm_of_signals(void **state)
@@ -578,9 +578,7 @@ static void storm_of_signals(void **state)
 	everybody_agrees();
 	server_signal(&server, SIGHUP);
 	server_signal(&server, SIGHUP);
-	clients_free(clients, count);
-	count = 0;
-	server_down();
+	all_end();
 }
 
 /* What a process has open: "NUMBER FLAGS TARGET" a line, in the order of the numbers. */
@@ -608,7 +606,8 @@ static void descriptors_list(pid_t pid, char *list, size_t room)
 		if (f)
 			fclose(f);
 		/* The server's own may move. */
-		if (strcmp(target, "anon_inode:[signalfd]") && strcmp(target, "/dev/null"))
+		if (strcmp(target, "anon_inode:[signalfd]") != 0 &&
+		    strcmp(target, "/dev/null") != 0)
 			n += (size_t)snprintf(list + n, room - n, "%d %o %s\n", fd, flags, target);
 		assert_true(n < room);
 	}
@@ -637,9 +636,7 @@ static void a_hundred_restarts_leave_no_trace(void **state)
 	assert_that(server_resident(&server) < resident + (2 << 20),
 		    "%ld bytes of memory have become %ld", resident, server_resident(&server));
 	everybody_agrees();
-	clients_free(clients, count);
-	count = 0;
-	server_down();
+	all_end();
 }
 
 /* Each kind of server: one client is there before the restart, one comes after it. */
@@ -672,9 +669,7 @@ static void every_kind_of_server(void **state)
 				bells_check(&clients[v % 2], v);
 		else if (kinds[i].options.vectors > 0)
 			everybody_agrees();
-		clients_free(clients, count);
-		count = 0;
-		server_down();
+		all_end();
 		server_remove(&server);
 	}
 }
@@ -698,9 +693,31 @@ static void the_starved_are_served(void **state)
 	logged_times_wait(" joined: ", 60);
 	server_restart(2);
 	everybody_agrees();
-	clients_free(clients, count);
-	count = 0;
-	server_down();
+	all_end();
+}
+
+/* What the table of nodes says of them: how long they have been there, not since the restart. */
+static void ages_are_kept(void **state)
+{
+	const struct client_options options = {.vectors = 1, .keep = true};
+	int64_t since = clock_ms();
+	const char *row = "ID 0: ", *age;
+	int seconds = -1;
+	char *log;
+
+	(void)state;
+	server_up(SERVER_ARGS("-f", "memory"));
+	somebody_joins(options);
+	while (clock_ms() < since + 2500)
+		deadline_ahead(0);
+	server_restart(1);
+	assert_int_equal(server_queued(0), 0);
+	log = server_log(&server);
+	age = strstr(strstr(log, row), "connected for ");
+	assert_int_equal(sscanf(age, "connected for %d s", &seconds), 1);
+	free(log);
+	assert_in_range(seconds, 1, (clock_ms() - since) / 1000);
+	all_end();
 }
 
 /* As many peers as select can watch: the new image needs room there, too. */
@@ -709,8 +726,8 @@ static void a_full_server(void **state)
 	const struct client_options options = {.vectors = 0};
 
 	(void)state;
-	if (descriptors_allow() < 2 * CLIENTS_MAX)
-		skip_because("this needs %d descriptors", 2 * CLIENTS_MAX);
+	if (descriptors_allow() < CLIENTS_MAX + 100)
+		skip_because("this needs %d descriptors", CLIENTS_MAX + 100);
 	server_up(SERVER_ARGS("-f", "memory", "-n", "0"));
 	do {
 		somebody_connects(options);
@@ -725,9 +742,7 @@ static void a_full_server(void **state)
 	assert_int_equal(clients[count - 1].id, count);
 	server_restart(1);
 	clients_step();
-	clients_free(clients, count);
-	count = 0;
-	server_down();
+	all_end();
 }
 
 /* No descriptor is left: whether the restart succeeds or not, nobody loses anything. */
@@ -823,9 +838,7 @@ static void store_is_left_alone(void **state)
 		assert_true(c->memory_ino == clients[0].memory_ino);
 		assert_int_equal(stat(path, &st), -1);
 		everybody_agrees();
-		clients_free(clients, count);
-		count = 0;
-		server_down();
+		all_end();
 		server_remove(&server);
 	}
 }
@@ -908,7 +921,7 @@ static int teardown(void **state)
 	(struct CMUnitTest)                                                         \
 	{                                                                           \
 		.name = #test, .test_func = counted_run, .teardown_func = teardown, \
-		.initial_state = test                                               \
+		.initial_state = (test)                                             \
 	}
 
 /*
@@ -952,6 +965,7 @@ int main(void)
 		restart_test(a_hundred_restarts_leave_no_trace),
 		restart_test(every_kind_of_server),
 		restart_test(the_starved_are_served),
+		restart_test(ages_are_kept),
 		restart_test(a_full_server),
 		restart_test(the_last_descriptor),
 		restart_test(store_is_left_alone),

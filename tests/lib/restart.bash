@@ -67,12 +67,17 @@ logged_more() { # TEXT NUMBER
 	[ "$(times_logged "$1")" -gt "$2" ]
 }
 
+logged_more_or_ended() { # TEXT NUMBER
+	logged_more "$@" || ! alive "$PID"
+}
+
 # Sends HUP and waits for a line in the log that was not there before.
 hup_until() { # TEXT
 	local before
 	before=$(times_logged "$1")
 	kill -s HUP "$PID"
-	eventually logged_more "$1" "$before"
+	eventually logged_more_or_ended "$1" "$before"
+	logged_more "$1" "$before" || no "the server has ended without '$1'"
 }
 
 # A restart that succeeds; the log names the version, and a newcomer is served.
