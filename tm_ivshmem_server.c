@@ -1435,7 +1435,7 @@ static void peers_accept(struct server *s)
 		} else if (errno == EMFILE || errno == ENFILE) {
 			if (!client_refuse_with_spare(s))
 				return;
-		} else if (errno == EAGAIN) {
+		} else if (errno == EAGAIN || s->stop_at) {
 			return;
 		} else if (errno != ECONNABORTED && errno != EINTR) {
 			fail("cannot accept a client");
@@ -1852,6 +1852,7 @@ static void server_stop(struct server *s, const char *why)
 	    s->store.fd < 0 ? "" : s->opt.object, s->store.fd < 0 ? "" : " stays");
 	supervisor_notify("STOPPING=1");
 	socket_remove(s);
+	shutdown(s->listener, SHUT_RDWR); /* nobody else can connect; who waits already is kept */
 	s->stop_at = now_ms() + GREETING_MS;
 }
 
@@ -1919,7 +1920,7 @@ static void server_wait(struct server *s, fd_set *readable, fd_set *writable)
 	descriptor_watch(s->signals, readable, &most);
 	if (s->accept_at)
 		timer_add(&wait, s->accept_at);
-	else
+	else if (!s->stop_at)
 		descriptor_watch(s->listener, readable, &most);
 	if (s->stop_at)
 		timer_add(&wait, now_ms() + STOP_POLL_MS);
