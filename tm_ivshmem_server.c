@@ -1614,7 +1614,7 @@ static void state_write(const struct server *s, FILE *f)
 static int state_save(const struct server *s)
 {
 	int fd = memfd_create("tm_ivshmem_server", MFD_CLOEXEC);
-	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	int copy = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	FILE *f = copy < 0 ? NULL : fdopen(copy, "w");
 
 	if (f) {
@@ -1670,6 +1670,9 @@ static bool state_peer(struct server *s, char *at)
 
 		fine = fine && scm_push(&p->queue, value, fd) == 0;
 	}
+	if (s->retired[p->id] == IN_USE ||
+	    (s->count > 1 && p->joined <= s->peers[s->count - 2]->joined))
+		return false; /* two of one ID, or not in the order in which they joined */
 	s->retired[p->id] = IN_USE;
 	return fine;
 }
@@ -1689,7 +1692,7 @@ static bool state_line(struct server *s, char *line)
 		if (strcmp(word, state_fields[i].word) != 0)
 			continue;
 		if (state_fields[i].wide)
-			*(int64_t *)at = state_number(&line, 0, INT64_MAX, &fine);
+			*(int64_t *)at = state_number(&line, INT64_MIN, INT64_MAX, &fine);
 		else
 			*(int *)at = (int)state_number(&line, -1, INT_MAX, &fine);
 	}
