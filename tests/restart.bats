@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
-# Restart in place, seen from around the process: the program on disk, the background, locks,
-# signals. What clients see of it is in restart.t.c, and what can fail in restart-faults.bats.
+# Restart in place, seen from around the process: the program on disk, a supervisor, signals. What
+# clients see of it is in restart.t.c, and what can fail in restart-faults.bats.
 # shellcheck disable=SC2016,SC2030,SC2031,SC2034,SC2103,SC2119,SC2153 # each test is a shell of its own
 
 load lib/restart
@@ -182,123 +182,7 @@ hangs() {
 	stop
 }
 
-@test "started by a relative path, through PATH, and through a symbolic link" {
-	local how
-	newer "$WORK/newer"
-	mkdir v1 v2
-	ln -s v1/server link
-	for how in ./v1/server v1/../v1/server server link/server ./link; do
-		cp "$ORIGINAL" v1/server
-		ln -sfn v1/server link
-		case $how in
-		server) SERVER=$how PATH=$DIR/v1:$PATH daemonize -f mem ;;
-		link/server) SERVER=server PATH=v1:$PATH daemonize -f mem ;;
-		*) SERVER=$how daemonize -f mem ;;
-		esac
-		peer
-		is "working directory" "$(readlink "/proc/$PID/cwd")" /
-		cp "$WORK/newer" v2/server
-		if [ "$how" = ./link ]; then
-			ln -sfn v2/server link
-		else
-			mv -f v2/server v1/server
-		fi
-		kill -s HUP "$PID"
-		if [ "$how" = ./link ]; then
-			eventually runs v2/server
-		else
-			eventually runs v1/server
-		fi
-		served
-		stop_daemon
-		kill "$PEER_PID"
-	done
-}
-
-@test "started by a relative path from a folder that is gone" {
-	mkdir gone
-	cd gone
-	rmdir ../gone
-	try ../../bin/original --version
-	cd ..
-	[ "$STATUS" = 0 ] || [ -s "$WORK/err" ] || no "it failed without a word"
-}
-
-# --- the background, and what the server holds
-
-@test "in the background: files, locks and socket stay as they are, and go at the end" {
-	local before
-	daemonize -f mem
-	peer
-	before=$(state; descriptors)
-	restart_daemon
-	restart_daemon
-	is "what is there" "$(state; descriptors)" "$before"
-	is "pidfile" "$(cat pid)" "$PID"
-	SOCK=$DIR/other refused "mem is served by another server" -- -f mem
-	SOCK=$DIR/other refused "$DIR/pid is held by process $PID" -- -i pid -s "$SHM"
-	refused "$SOCK belongs to a server that is running" "process $PID" -- -s "$SHM"
-	is "what is there" "$(state; descriptors)" "$before"
-	served
-	stop_daemon
-	[ -f mem ]
-	start -f mem -i pid
-	stop
-}
-
-@test "in the background as another user" {
-	need_root
-	need_tool setpriv
-	WRAP=(setpriv "--reuid=$NOBODY" "--regid=$NOBODY" --clear-groups)
-	chmod 777 "$DIR"
-	daemonize -f mem
-	peer
-	restart_daemon
-	restart_daemon
-	is "owners" "$(stat -c %u sock pid mem | uniq)" "$NOBODY"
-	is "user" "$(stat -c %u "/proc/$PID")" "$NOBODY"
-	stop_daemon
-	[ -f mem ]
-}
-
-@test "in the background it goes on logging to syslog" {
-	need_strace
-	daemonize -f mem
-	peer
-	strace -p "$PID" -o "$WORK/trace" -e trace=connect,sendto,sendmsg,write 2>"$WORK/strace" 3>&- &
-	STRACE=$!
-	PIDS+=("$STRACE")
-	eventually grep -q attached "$WORK/strace"
-	restart_daemon
-	inject_end
-	# Either to a socket that is open, or to one that it looks for.
-	grep -q '/dev/log\|restarted in place' "$WORK/trace" || no "no word to syslog" "$(cat "$WORK/trace")"
-	stop_daemon
-}
-
-@test "relative paths, given at the start in all forms, are still right" {
-	local args
-	mkdir sub
-	for args in '-f sub/mem -p sub/sock -i sub/pid' '-fsub/mem -psub/sock -isub/pid' \
-		'--file=sub/mem --socket=sub/sock --pidfile=sub/pid' \
-		'--file sub/mem --sock sub/sock --pid=sub/pid' '-Ldfsub/mem -dpsub/../sub/sock -vi sub/pid'; do
-		# shellcheck disable=SC2086 # one word an argument
-		try "$SERVER" -d $args
-		is "status of: $args: $(cat "$WORK/err")" "$STATUS" 0
-		PID=$(cat sub/pid)
-		PIDS+=("$PID")
-		SOCK=$DIR/sub/sock
-		peer
-		# In the second round the options come from a server that has restarted before.
-		restart_daemon
-		restart_daemon
-		kill -s TERM "$PID"
-		eventually ended "$PID"
-		missing sub/sock sub/pid
-		[ -f sub/mem ]
-		kill "$PEER_PID"
-	done
-}
+# --- what the server holds
 
 @test "a socket or a pidfile that is no longer its own stays at the end" {
 	start -f mem -i pid
@@ -314,25 +198,14 @@ hangs() {
 }
 
 @test "a supervisor is told" {
-	# shellcheck disable=SC2016
-	perl -MSocket -e '$| = 1;
-		socket(my $s, PF_UNIX, SOCK_DGRAM, 0) or die;
-		bind($s, pack_sockaddr_un($ARGV[0])) or die;
-		while (defined recv($s, my $text, 4096, 0)) { print "[$text]\n" }' \
-		"$WORK/notify" >"$WORK/notified" 2>&1 3>&- &
-	PIDS+=("$!")
-	eventually test -S "$WORK/notify"
-	export NOTIFY_SOCKET=$WORK/notify
+	supervise
 	start -f mem
 	peer
-	eventually grep -q 'READY=1' "$WORK/notified"
 	restart
 	rm "$PROGRAM"
 	no_restart "No such file"
 	stop
-	eventually grep -q 'STOPPING=1' "$WORK/notified"
-	is "messages" "$(sed -E 's/(USEC)=[0-9]+/\1/' "$WORK/notified" | tr '\n' ' ')" \
-		"[READY=1] [RELOADING=1 MONOTONIC_USEC] [READY=1] [STOPPING=1] "
+	supervised "READY=1" "RELOADING=1" "READY=1" "STOPPING=1"
 }
 
 # --- signals
@@ -348,47 +221,70 @@ hangs() {
 	done
 }
 
-# A server that restarts slowly: what comes next comes between the images.
+# A server in the middle of its restart, with one image gone and the next not there: until go_on.
 start_restart() {
+	rm -f "$WORK/go"
 	replace "$ORIGINAL"
 	start -f mem
 	peer
 	if [ -n "${1-}" ]; then
 		"$1"
 	fi
-	before_original 'select(undef, undef, undef, 2) if $purpose eq "resume"'
+	before_original 'while ($purpose eq "resume" && ! -e "'"$WORK/go"'") { select(undef, undef, undef, 0.02) }'
 	kill -s HUP "$PID"
 	eventually perl_runs
 }
 
+go_on() {
+	touch "$WORK/go"
+}
+
 @test "signals that come during a restart are not lost" {
-	local signal
+	local signal status
 	start_restart
 	kill -s USR1 "$PID"
+	go_on
 	eventually logged_more "joined so far" 0
 	served
 	stop
 	start_restart
 	kill -s HUP "$PID"
+	go_on
 	eventually logged_more "restarted in place" 1
 	served
 	stop
 	for signal in TERM INT QUIT; do
 		start_restart
 		kill -s USR1 "$PID"
-		stop "$signal"
+		kill -s "$signal" "$PID"
+		go_on
+		status=0
+		wait "$PID" || status=$?
+		is "status after $signal" "$status" 0
 		missing sock
 		has "$LOG" "restarted in place" "ending" "joined so far"
 	done
 }
 
+# So many sockets have the path of ours: the one that listens, and one for each client.
+sockets_are() { # NUMBER
+	[ "$(grep -c " $SOCK\$" /proc/net/unix)" = "$1" ]
+}
+
 @test "who comes or goes during a restart is served or missed" {
 	start_restart peer
 	kill "$PEER_PID"
-	peer
+	sockets_are 3
+	perl -e "$PEER" "$SOCK" >"$WORK/late" 2>&1 3>&- &
+	PIDS+=("$!")
+	eventually sockets_are 4
+	go_on
+	eventually grep -q '^2 fd' "$WORK/late"
 	eventually grep -q '^2 fd' "$WORK/peer.1"
 	is "what the first heard" "$(cut -d ' ' -f 1,2 "$WORK/peer.1" | tr '\n' ' ')" \
 		"0 0 -1 fd 0 fd 1 fd 1 2 fd "
+	is "what the newcomer heard" "$(cut -d ' ' -f 1,2 "$WORK/late" | tr '\n' ' ')" \
+		"0 2 -1 fd 0 fd 2 fd "
 	stop
 }
 

@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2153
+# shellcheck shell=bash disable=SC2016,SC2153
 # What the tests of the restart in place share: each has a server of its own on disk, to be replaced,
 # and says how a restart, or the refusal of one, must look from outside.
 
@@ -157,4 +157,30 @@ inject() { # WHAT
 inject_end() {
 	kill -s INT "$STRACE"
 	wait "$STRACE" || true
+}
+
+# --- a supervisor
+
+# Hears what the server says as systemd would.
+supervise() {
+	export NOTIFY_SOCKET=$WORK/notify
+	perl -MSocket -e '
+		$| = 1;
+		socket(my $s, PF_UNIX, SOCK_DGRAM, 0) or die;
+		bind($s, pack_sockaddr_un($ARGV[0])) or die;
+		while (defined recv($s, my $text, 4096, 0)) { $text =~ tr/\n/ /; print "$text\n" }' \
+		"$NOTIFY_SOCKET" >"$WORK/notified" 2>&1 3>&- &
+	PIDS+=("$!")
+	eventually test -S "$NOTIFY_SOCKET"
+}
+
+notifications_are() { # NUMBER
+	[ "$(wc -l <"$WORK/notified")" -ge "$1" ]
+}
+
+# It has heard these states, and with a reload the time that systemd wants.
+supervised() { # STATE...
+	eventually notifications_are "$#"
+	is "what the supervisor heard" "$(sed -E 's/(RELOADING=1) MONOTONIC_USEC=[0-9]+$/\1/' "$WORK/notified")" \
+		"$(printf '%s\n' "$@")"
 }
