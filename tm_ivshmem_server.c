@@ -1763,6 +1763,16 @@ static void program_execute(struct server *s, const char *purpose, int fd)
 	unsetenv(STATE_VARIABLE);
 }
 
+/* Gives up a trial that is under way. */
+static void checker_end(struct server *s)
+{
+	if (s->checker <= 0)
+		return;
+	kill(s->checker, SIGKILL);
+	waitpid(s->checker, NULL, 0);
+	s->checker = 0;
+}
+
 /*
  * First a child tries whether the program on disk can be executed, takes our options and reads our
  * state: exec cannot be undone, and a program that fails then would take the nodes' server with it.
@@ -1773,11 +1783,7 @@ static void restart_begin(struct server *s)
 
 	if (s->stop_at)
 		return;
-	if (s->checker > 0) {
-		kill(s->checker, SIGKILL);
-		waitpid(s->checker, NULL, 0);
-		s->checker = 0;
-	}
+	checker_end(s);
 	state = state_save(s);
 	if (state < 0)
 		return;
@@ -2083,6 +2089,7 @@ static void server_close(struct server *s, bool keep)
 	socket_close(s);
 	store_close(s, keep);
 	pidfile_close(s, !keep && !s->pidfile_created);
+	checker_end(s);
 	if (s->flusher > 0)
 		waitpid(s->flusher, NULL, 0);
 	close(s->spare);
@@ -2140,7 +2147,11 @@ int main(int argc, char **argv)
 			    0); /* nothing of the caller's stays open */
 	s.argv = argv;
 	s.program = path_absolute((const char *)getauxval(AT_EXECFN));
-	if (!s.program || !spare_open(&s))
+	if (!s.program) {
+		fail("cannot tell the path of this program, for restarts: start it by an absolute path");
+		return EXIT_FAILURE;
+	}
+	if (!spare_open(&s))
 		return EXIT_FAILURE;
 	options_parse(&s.opt, argc, argv);
 	descriptor_limit_raise();
