@@ -2,16 +2,13 @@
 # libvirt starts nodes as node05.xml.file and node05.xml.shm describe them. They are taken as they
 # are, but for KVM, and for name, uuid, MAC address, disk and log of a second node. Disk and network are
 # where the domains say; on the disk is a guest that does what the test wants and powers off.
-# shellcheck disable=SC2034,SC2119 # WRAP is for common.bash
 
 load lib/common
 load lib/guest
 load lib/libvirt
 
-# Where a test has failed, what the nodes said last may tell why.
 teardown_more() {
-	[ -n "${BATS_TEST_COMPLETED-}" ] || [ -z "${ROOT-}" ] ||
-		tail -n 3 "$ROOT"/var/log/libvirt/qemu/node*.log || true
+	libvirt_clean
 }
 
 # The server inside, in the background; SOCK, FILE and the other paths are those of the systemd unit.
@@ -19,9 +16,18 @@ daemon() { # ARGUMENT...
 	inside "$SERVER" -d -p "$SOCK" -i "${SOCK%.sock}.pid" "$@" 2>"$LOG"
 }
 
+daemon_kill() { # SIGNAL
+	inside sh -c "kill -s $1 $(cat "$ROOT${SOCK%.sock}.pid")"
+}
+
 daemon_stop() {
-	inside sh -c "kill $(cat "$ROOT${SOCK%.sock}.pid")"
+	daemon_kill TERM
 	eventually missing "$ROOT$SOCK" "$ROOT${SOCK%.sock}.pid"
+}
+
+# The PCI devices of a running node.
+node_devices() { # NODE
+	inside virsh -q qemu-monitor-command "$1" --hmp 'info pci'
 }
 
 @test "node05.xml.file: two nodes get memory, IDs and doorbells from the server, twice" {
@@ -52,9 +58,6 @@ daemon_stop() {
 	node_start node06
 	node_ends node06
 	node_ends node05
-
-	inside virsh -q undefine node05
-	inside virsh -q undefine node06
 	daemon_stop
 	"$INIT" "$ROOT$FILE" check:1
 }
@@ -81,37 +84,33 @@ daemon_stop() {
 	is "the object" "$(stat -c '%U %s' "$ROOT/dev/shm/fam")" 'libvirt-qemu 67108864'
 	inside virsh -q destroy node05
 	inside virsh -q destroy node06
-	inside virsh -q undefine node05
-	inside virsh -q undefine node06
 }
 
 @test "what virsh says where something is missing, and that the remedy works" {
 	need_libvirt
-	WRAP=(nsenter --target "$FIRST" --mount --)
 	node_disk node05 id
 	node_define 05 node05.xml.file
 	node_refused node05 "Failed to connect to '$SOCK': No such file or directory"
-	start -s fam -m 32M
-	kill -KILL "$PID"
-	eventually ended "$PID"
+	daemon -s fam -m 32M
+	daemon_kill KILL
 	node_refused node05 "Failed to connect to '$SOCK': Connection refused"
-	start -s fam -g root
+	daemon -s fam -g root
 	node_refused node05 "Failed to connect to '$SOCK': Permission denied"
-	stop
-	start -s fam -L
+	daemon_stop
+	daemon -s fam -L
 	node_refused node05 "server sent invalid ID message"
-	stop
-	start -s fam -n 2
+	daemon_stop
+	daemon -s fam -n 2
 	node_start node05
 	inside virsh -q destroy node05
 	has "$ROOT/var/log/libvirt/qemu/node05.log" "Too many eventfd received, device has 1 vectors"
-	stop
+	daemon_stop
 
 	# The same name and uuid: this takes the place of the other.
 	node_define 05 node05.xml.shm
 	node_refused node05 "backing store size 0x2000000 does not match 'size' option 0x4000000"
-	start -s fam -m 64M -t
-	stop
+	daemon -s fam -m 64M -t
+	daemon_stop
 	chmod 600 "$ROOT/dev/shm/fam"
 	node_refused node05 "can't open backing store /dev/shm/fam for guest RAM: Permission denied"
 	chmod 660 "$ROOT/dev/shm/fam"
@@ -121,20 +120,20 @@ daemon_stop() {
 
 @test "a running node gets the device by virsh attach-device, and cannot be saved with it" {
 	need_libvirt
-	WRAP=(nsenter --target "$FIRST" --mount --)
 	node_disk node05 id
 	node_xml 05 node05.xml.file | sed '/^    <shmem/,/<.shmem/d' >"$WORK/without"
 	node_xml 05 node05.xml.file | sed -n '/^    <shmem/,/<.shmem/p' >"$WORK/device"
 	inside virsh -q define "$WORK/without"
-	start -s fam
+	daemon -s fam
 	inside virsh -q start --paused node05
-	hasnt "$LOG" joined
+	node_devices node05 >"$WORK/devices"
+	hasnt "$WORK/devices" 1af4:1110
 	inside virsh -q attach-device node05 "$WORK/device"
-	has "$LOG" "ID 0 joined: process " "uid $(id -u libvirt-qemu)"
+	node_devices node05 >"$WORK/devices"
+	has "$WORK/devices" "PCI device 1af4:1110"
 	run inside virsh save node05 /run/saved
 	is "status of virsh save" "$status" 1
 	[[ $output = *"Migration is disabled when using feature 'peer mode' in device 'ivshmem'"* ]] || no "$output"
 	inside virsh -q destroy node05
-	eventually has "$LOG" "ID 0 left"
-	stop
+	daemon_stop
 }

@@ -2,21 +2,38 @@
 # libvirt for tests: its daemons, network, and whatever a test starts beside them, in namespaces of
 # their own, where all that they write and configure is gone at the end. So the domains are defined at
 # the paths that they name, and the machine and its libvirt notice nothing. Loaded after guest.bash.
+#
+# The tests of a file share one libvirt, which ends with the folder that it was started for, whatever
+# becomes of the tests; libvirt_clean leaves nothing in it for the next test.
 
 need_libvirt() {
+	local first=${TEST_DIR:-$BATS_FILE_TMPDIR}/libvirt
 	need_namespace
 	need_tool nsenter pgrep ip libvirtd virtlogd virsh dnsmasq qemu-img mformat mcopy syslinux
 	id libvirt-qemu >/dev/null 2>&1 || skip "needs Debian's user for QEMU, libvirt-qemu"
 	getent group kvm >/dev/null || skip "needs the group kvm"
 	need_guests
-	unshare --mount --net --ipc --uts --pid --fork --kill-child \
-		bash -c 'sleep infinity & wait' >/dev/null 2>&1 3>&- &
-	HOLDER=$!
-	PIDS+=("$HOLDER")
-	eventually pgrep -P "$HOLDER" -x bash >"$WORK/first"
-	FIRST=$(cat "$WORK/first")
+	[ -s "$first" ] || libvirt_start "$first"
+	FIRST=$(cat "$first")
 	ROOT=/proc/$FIRST/root # the file system in there
+	SOCK=/run/tm_ivshmem_server/fam.sock
+	FILE=/var/lib/tm_ivshmem_server/fam
+	inside mkdir -p "${SOCK%/*}" "${FILE%/*}"
+}
+
+# Starts libvirt, and writes the process ID of the first process in its namespaces to a file.
+libvirt_start() { # FILE
+	local holder
+	# Not a job of this shell, which waits for all of its own at the end of a test.
 	# shellcheck disable=SC2016 # expanded by the shell inside
+	holder=$(
+		unshare --mount --net --ipc --uts --pid --fork --kill-child \
+			bash -c 'while [ -d "$1" ]; do sleep 1; done' first "${1%/*}" >/dev/null 2>&1 3>&- &
+		echo $!
+	)
+	eventually pgrep -P "$holder" -x bash >"$WORK/first"
+	FIRST=$(cat "$WORK/first")
+	# shellcheck disable=SC2016
 	inside sh -ec '
 		mount -t proc proc /proc
 		umount -R -l /sys
@@ -29,14 +46,28 @@ need_libvirt() {
 				"lowerdir=$d,upperdir=/run/private$d/files,workdir=/run/private$d/work"
 		done
 		ip link set lo up
-	' || skip "cannot mount what libvirt needs in a namespace"
+	' || {
+		kill -KILL "$holder"
+		skip "cannot mount in a namespace what libvirt needs"
+	}
 	inside virtlogd -d
 	inside libvirtd -d
 	eventually virsh_answers
 	inside virsh -q net-start default
-	SOCK=/run/tm_ivshmem_server/fam.sock
-	FILE=/var/lib/tm_ivshmem_server/fam
-	inside mkdir -p "${SOCK%/*}" "${FILE%/*}"
+	mv "$WORK/first" "$1"
+}
+
+# Ends nodes and server of a test, and removes what they leave; where it failed, says what they said.
+libvirt_clean() {
+	local node
+	[ -n "${SOCK-}" ] && [ -n "${ROOT-}" ] || return 0
+	for node in $(inside virsh -q list --all --name); do
+		[ -n "${BATS_TEST_COMPLETED-}" ] || tail -n 5 "$ROOT/var/log/libvirt/qemu/$node"*.log || true
+		inside virsh -q destroy "$node" >/dev/null 2>&1 || true
+		inside virsh -q undefine "$node"
+	done
+	[ ! -s "$ROOT${SOCK%.sock}.pid" ] || inside sh -c "kill -KILL $(cat "$ROOT${SOCK%.sock}.pid")" || true
+	inside sh -c "rm -rf ${SOCK%/*} ${FILE%/*} /dev/shm/fam /var/log/libvirt/qemu/node*"
 }
 
 # Runs a command in the namespaces.
