@@ -656,6 +656,8 @@ static int file_claim(const char *path, int flags, mode_t mode, bool *created,
 	if (fd < 0 && errno == ENOENT) {
 		fd = open(path, flags | O_CREAT | O_EXCL, mode);
 		*created = fd >= 0;
+		if (fd < 0 && errno == EEXIST) /* somebody was quicker */
+			fd = open(path, flags);
 	}
 	if (fd < 0) {
 		fail("cannot open %s", path);

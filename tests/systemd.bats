@@ -53,11 +53,11 @@ in_container() { # SCRIPT
 
 @test "systemctl starts, reloads and stops an instance" {
 	make -C "$SOURCE_DIR" -s install DESTDIR="$root" PREFIX=/usr
+	install -m 755 "$SOURCE_DIR/build/tests/ivshmem_client" "$root/usr/bin"
 	mkdir -p "$root/etc/tm_ivshmem_server"
 	echo 'OPTIONS=-f /var/lib/tm_ivshmem_server/fam -m 2M -n 3' >"$root/etc/tm_ivshmem_server/fam.conf"
 	cat >"$TEST_DIR/script" <<-END
 		#!/bin/sh
-		client=$SOURCE_DIR/build/tests/ivshmem_client
 		cd /
 		systemctl start tm_ivshmem_server@fam && echo started
 		systemctl start tm_ivshmem_server@other && echo started other
@@ -65,7 +65,7 @@ in_container() { # SCRIPT
 		pid=\$(systemctl show -P MainPID tm_ivshmem_server@fam)
 		systemctl show -P LimitNOFILE tm_ivshmem_server@fam
 		grep CapEff /proc/\$pid/status
-		\$client /run/tm_ivshmem_server/fam.sock watch >/watched &
+		ivshmem_client /run/tm_ivshmem_server/fam.sock watch >/watched &
 		sleep 1
 		systemctl reload tm_ivshmem_server@fam && echo reloaded
 		for i in 1 2 3 4 5 6 7 8 9 10; do
@@ -75,7 +75,7 @@ in_container() { # SCRIPT
 		journalctl -u tm_ivshmem_server@fam -o cat
 		[ "\$pid" = "\$(systemctl show -P MainPID tm_ivshmem_server@fam)" ] && echo same pid
 		systemctl is-active tm_ivshmem_server@fam
-		\$client /run/tm_ivshmem_server/fam.sock list
+		ivshmem_client /run/tm_ivshmem_server/fam.sock list
 		sleep 1
 		kill \$!
 		cat /watched
