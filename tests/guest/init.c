@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The only program of a test guest: its /init. It maps the BARs of the ivshmem device through sysfs,
- * for which Linux needs no driver, does what fam= on the kernel's command line says, and powers off.
+ * The only program of a test guest: its /init. It maps the BARs of the ivshmem device through
+ * sysfs, for which Linux needs no driver, does what fam= on the kernel's command line says, and
+ * powers off.
  *
  *   fam=STEP,STEP,...     each step prints one line that starts with "fam: " on the console
  *
@@ -12,11 +13,12 @@
  *   wait:VECTOR           until that vector of ours has been rung
  *   quiet:VECTOR          that vector must not have been rung
  *
- * The last line is "fam: done" if all went well. Run on the host, it takes the file behind the memory
- * in place of the device, and the steps as arguments: init FILE STEP...
+ * The last line is "fam: done" if all went well. Run on the host, it takes the file behind the
+ * memory in place of the device, and the steps as arguments: init FILE STEP...
  *
- * Rings are seen without an interrupt: every vector is masked, as it is after a reset, so that a ring
- * sets its bit among the pending ones (PCI 3.0, 6.8.2.5), and there it stays until the guest ends.
+ * Rings are seen without an interrupt: every vector is masked, as it is after a reset, so that a
+ * ring sets its bit among the pending ones (PCI 3.0, 6.8.2.5), and there it stays until the guest
+ * ends.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -35,13 +37,13 @@
 #include <termios.h>
 #include <unistd.h>
 
-#define DEVICES      "/sys/bus/pci/devices"
-#define VENDOR       0x1af4
-#define DEVICE       0x1110
-#define MSIX         0x11   /* the capability */
-#define MSIX_ENABLE  0x8000 /* in its control word */
-#define IV_POSITION  2      /* registers in BAR0, in words */
-#define DOORBELL     3
+#define DEVICES     "/sys/bus/pci/devices"
+#define VENDOR      0x1af4
+#define DEVICE      0x1110
+#define MSIX        0x11   /* the capability */
+#define MSIX_ENABLE 0x8000 /* in its control word */
+#define IV_POSITION 2      /* registers in BAR0, in words */
+#define DOORBELL    3
 
 struct device {
 	char path[300];
@@ -165,7 +167,8 @@ static void device_doorbells(struct device *d)
 		at = capability[1];
 	}
 	if (at) {
-		if (pread(config, &control, 2, at + 2) != 2 || pread(config, &table, 4, at + 8) != 4)
+		if (pread(config, &control, 2, at + 2) != 2 ||
+		    pread(config, &table, 4, at + 8) != 4)
 			die("read", "the MSI-X capability");
 		control |= MSIX_ENABLE;
 		if (pwrite(config, &control, 2, at + 2) != 2)
@@ -211,8 +214,8 @@ static bool pattern_check(const struct device *d, uint64_t seed)
 
 		if (found == pattern(seed, i))
 			continue;
-		say("at %#zx stands %#" PRIx64 ", not %#" PRIx64 " of pattern %" PRIu64, i * 8, found,
-		    pattern(seed, i), seed);
+		say("at %#zx stands %#" PRIx64 ", not %#" PRIx64 " of pattern %" PRIu64, i * 8,
+		    found, pattern(seed, i), seed);
 		return false;
 	}
 	say("found %" PRIu64 " over %zu bytes", seed, d->size);
