@@ -25,6 +25,11 @@ daemon_stop() {
 	eventually missing "$ROOT$SOCK" "$ROOT${SOCK%.sock}.pid"
 }
 
+# Whether the server is an image that another one has left its state to.
+daemon_resumed() {
+	inside grep -qz '^TM_IVSHMEM_SERVER_STATE=resume' "/proc/$(cat "$ROOT${SOCK%.sock}.pid")/environ"
+}
+
 # The PCI devices of a running node.
 node_devices() { # NODE
 	inside virsh -q qemu-monitor-command "$1" --hmp 'info pci'
@@ -42,6 +47,15 @@ node_devices() { # NODE
 	node_start node05
 	is "user of QEMU" "$(node_user node05)" libvirt-qemu
 	node_says node05 "id 0, 67108864 bytes"
+	# Restarts in place, which node05 does not notice: it gets memory and doorbell from node06 below.
+	run ! daemon_resumed
+	daemon_kill HUP
+	eventually daemon_resumed
+	for _ in 1 2; do
+		daemon_kill HUP
+		sleep 1
+	done
+	daemon_resumed
 	node_start node06
 	node_ends node06
 	node_says node06 "id 1, 67108864 bytes"
