@@ -39,12 +39,17 @@ libvirt_start() { # FILE
 		umount -R -l /sys
 		mount -t sysfs sysfs /sys
 		mount -t tmpfs -o mode=755 tmpfs /run
-		mount -t tmpfs -o mode=1777 tmpfs /dev/shm
-		for d in /etc /var; do
+		awk "\$5 ~ \"^/dev/\" { print \$5 }" /proc/self/mountinfo | sort -r | xargs -r -n 1 umount -l
+		for d in /dev /etc /var; do
 			mkdir -p /run/private$d/files /run/private$d/work
 			mount -t overlay overlay $d -o \
 				"lowerdir=$d,upperdir=/run/private$d/files,workdir=/run/private$d/work"
 		done
+		mount -t devpts -o gid=tty,mode=620,ptmxmode=666 devpts /dev/pts
+		mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+		# No node uses KVM; and where root may and the user of QEMU may not, libvirt examines QEMU
+		# anew at every turn, for many seconds.
+		rm -f /dev/kvm
 		ip link set lo up
 	' || {
 		kill -KILL "$holder"
