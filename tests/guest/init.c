@@ -244,7 +244,7 @@ static bool step(const struct device *d, const char *text)
 		say("id %" PRIu32 ", %zu bytes", d->registers[IV_POSITION], d->size);
 		return true;
 	}
-	if (IS("ring:%u:%u", &a, &b) && d->pending) {
+	if (IS("ring:%u:%u", &a, &b) && d->registers) {
 		d->registers[DOORBELL] = a << 16 | b;
 		say("rang %u:%u", a, b);
 		return true;
