@@ -199,6 +199,9 @@ static void unread_clients_starve_nobody(void **state)
 		clients_free(others, 30);
 		assert_true(server_descriptors_wait(&s, s.idle + 4 * 5, PATIENCE));
 	}
+	/* Its number of peers was the same in each round, so it must come to the last. */
+	for (size_t i = 0; i < 30; i++)
+		assert_drive(silent, 4, client_sees, &others[i].id);
 	assert_drive(silent, 4, client_knows, &all);
 	clients_free(silent, 4);
 	assert_mesh(others, 30);
