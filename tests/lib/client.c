@@ -85,28 +85,23 @@ const struct client_peer *client_peer(const struct client *c, int id)
 {
 	static const struct client_peer never;
 
-	return id >= 0 && (size_t)id < c->peers_room ? &c->peers[id] : &never;
+	if (id < 0 || id >= CLIENT_IDS || !c->peers[id / CLIENT_PAGE])
+		return &never;
+	return &c->peers[id / CLIENT_PAGE][id % CLIENT_PAGE];
 }
 
 /* The place of an ID in the model, which grows for it. NULL with c->error: no memory. */
 static struct client_peer *peer_place(struct client *c, int id)
 {
-	size_t room = c->peers_room ? c->peers_room : 16;
-	struct client_peer *peers;
+	struct client_peer **page = &c->peers[id / CLIENT_PAGE];
 
-	while (room <= (size_t)id)
-		room *= 2;
-	if (room == c->peers_room)
-		return &c->peers[id];
-	peers = reallocarray(c->peers, room, sizeof(*peers));
-	if (!peers) {
+	if (!*page)
+		*page = calloc(CLIENT_PAGE, sizeof(**page));
+	if (!*page) {
 		wrong(c, "no memory for the model");
 		return NULL;
 	}
-	memset(peers + c->peers_room, 0, (room - c->peers_room) * sizeof(*peers));
-	c->peers = peers;
-	c->peers_room = room;
-	return &c->peers[id];
+	return &(*page)[id % CLIENT_PAGE];
 }
 
 static void peer_close(struct client_peer *p)
@@ -260,7 +255,7 @@ static bool leave_apply(struct client *c, int64_t value)
 		return wrong(c, "%d left, of which it had no eventfd (hazard 2)", id);
 	if (client_peer(c, id)->state == PEER_LEFT)
 		return wrong(c, "%d left twice (hazard 1)", id);
-	p = &c->peers[id];
+	p = peer_place(c, id);
 	c->whole -= p->vectors >= vectors_whole(c);
 	c->here--;
 	c->left++;
@@ -489,8 +484,9 @@ uint64_t client_rung(const struct client *c, int vector)
 
 void client_close(struct client *c)
 {
-	for (size_t i = 0; i < c->peers_room; i++)
-		peer_close(&c->peers[i]);
+	for (size_t page = 0; page < CLIENT_IDS / CLIENT_PAGE; page++)
+		for (size_t i = 0; c->peers[page] && i < CLIENT_PAGE; i++)
+			peer_close(&c->peers[page][i]);
 	if (c->memory >= 0)
 		close(c->memory);
 	if (c->sock >= 0)
@@ -502,9 +498,10 @@ void client_close(struct client *c)
 void client_free(struct client *c)
 {
 	client_close(c);
-	free(c->peers);
-	c->peers = NULL;
-	c->peers_room = 0;
+	for (size_t page = 0; page < CLIENT_IDS / CLIENT_PAGE; page++) {
+		free(c->peers[page]);
+		c->peers[page] = NULL;
+	}
 }
 
 void clients_free(struct client *clients, size_t n)

@@ -21,6 +21,7 @@
 #include <sys/types.h>
 
 #define CLIENT_IDS         65536
+#define CLIENT_PAGE        256 /* IDs that are near each other take memory together */
 #define CLIENT_VECTORS_ANY (-1)
 
 /* What the client knows of the server, and how it treats descriptors. */
@@ -55,11 +56,10 @@ struct client {
 	struct client_options options;
 	int sock;
 	enum client_phase phase;
-	bool ended;                /* the server closed the connection */
-	char error[160];           /* what was wrong; empty: nothing */
-	int id;                    /* its own; -1 before it is known */
-	struct client_peer *peers; /* by ID, its own included; grows with what comes */
-	size_t peers_room;
+	bool ended;                                          /* the server closed the connection */
+	char error[160];                                     /* what was wrong; empty: nothing */
+	int id;                                              /* its own; -1 before it is known */
+	struct client_peer *peers[CLIENT_IDS / CLIENT_PAGE]; /* by ID, its own included, in pages */
 	size_t here;  /* others that have joined and not left */
 	size_t whole; /* of those, the ones with all their eventfds */
 	size_t left;  /* others that have left */
