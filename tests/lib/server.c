@@ -78,6 +78,8 @@ static void server_exec(const struct server *s, const char *path, char *const *a
 	if (s->user != geteuid() &&
 	    (setgroups(0, NULL) < 0 || setgid(s->user) < 0 || setuid(s->user) < 0))
 		return;
+	/* Where only a parent may trace a process, let strace do so as well. */
+	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY);
 	if (chdir(s->folder) < 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
 		return;
 	execv(path, argv);
