@@ -86,7 +86,7 @@ load lib/restart
 	need_strace
 	daemonize -f mem
 	peer
-	strace -p "$PID" -o "$WORK/trace" -e trace=connect,sendto,sendmsg,write 2>"$WORK/strace" 3>&- &
+	strace -p "$PID" -o "$WORK/trace" -e trace=connect,sendto,sendmsg 2>"$WORK/strace" 3>&- &
 	STRACE=$!
 	PIDS+=("$STRACE")
 	eventually grep -q attached "$WORK/strace"
