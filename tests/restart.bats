@@ -210,6 +210,14 @@ hangs() {
 
 # --- signals
 
+# The server, which has been told to, ends as it should.
+ends() {
+	local status=0
+	eventually ended "$PID"
+	wait "$PID" || status=$?
+	is "status of the server" "$status" 0
+}
+
 @test "TERM at once after HUP ends the server" {
 	local i
 	for i in 1 2 3 4 5 6 7 8 9 10; do
@@ -240,7 +248,7 @@ go_on() {
 }
 
 @test "signals that come during a restart are not lost" {
-	local signal status
+	local signal
 	start_restart
 	kill -s USR1 "$PID"
 	go_on
@@ -258,9 +266,7 @@ go_on() {
 		kill -s USR1 "$PID"
 		kill -s "$signal" "$PID"
 		go_on
-		status=0
-		wait "$PID" || status=$?
-		is "status after $signal" "$status" 0
+		ends
 		missing sock
 		has "$LOG" "restarted in place" "ending" "joined so far"
 	done
@@ -288,18 +294,35 @@ sockets_are() { # NUMBER
 	stop
 }
 
-@test "HUP is too late for a server that ends" {
-	start -f mem -n 700
-	# A client that is not reading: its greeting is waited for.
-	perl -MSocket -e 'socket(my $s, PF_UNIX, SOCK_STREAM, 0); connect($s, pack_sockaddr_un($ARGV[0])) or die; sleep 1000' \
-		"$SOCK" 3>&- &
+# A client that is not reading: for its greeting, a server that ends waits a moment.
+mute_peer() {
+	perl -MSocket -e 'socket(my $s, PF_UNIX, SOCK_STREAM, 0) or die;
+		connect($s, pack_sockaddr_un($ARGV[0])) or die;
+		sleep 1000' "$SOCK" 3>&- &
 	PIDS+=("$!")
 	eventually grep -q 'ID 0 joined' "$LOG"
+}
+
+@test "HUP is too late for a server that ends" {
+	start -f mem -n 700
+	mute_peer
 	kill -s TERM "$PID"
 	eventually grep -q 'ending' "$LOG"
 	kill -s HUP "$PID"
 	kill -s USR1 "$PID"
-	stop HUP
+	ends
 	hasnt "$LOG" "restarted in place" "going on without"
 	missing sock
+}
+
+@test "a server that is to end while a program is tried ends" {
+	local i
+	for i in 1 2 3 4 5; do
+		start -f mem -n 700
+		mute_peer
+		kill -s HUP "$PID"
+		kill -s TERM "$PID"
+		ends
+		missing sock
+	done
 }
