@@ -41,9 +41,9 @@ static const char help_text[] =
 	"\n"
 	"Columns: CPU is the time that the server computed, for each message that clients got;\n"
 	"ratio is that to the CPU time of a plain sender, which sends the same messages from\n"
-	"prepared batches (sendmmsg of 64) to the same clients and does nothing else; +- is half\n"
-	"the distance between the quartiles of the rounds. A join takes from the connect to the\n"
-	"last own vector. Peak is VmHWM. Exit status: 1 where the server lost a message.\n";
+	"prepared batches (sendmmsg of 64) to the same clients and does nothing else. A join\n"
+	"takes from the connect to the last own vector. Peak is VmHWM. Exit status: 1 where the\n"
+	"server lost a message.\n";
 
 static const struct option long_options[] = {
 	{"seconds", required_argument, NULL, 's'},
@@ -199,6 +199,7 @@ int main(int argc, char **argv)
 		for (size_t round = 0; round < s->rounds; round++)
 			lossless = lossless && s->results[SERVER][round].lost == 0;
 	}
+	report_foot(b.series, b.cases);
 	if (b.chart)
 		report_chart(b.series, b.cases, b.commands[PEER], b.chart);
 	return lossless ? EXIT_SUCCESS : EXIT_FAILURE;

@@ -45,6 +45,7 @@ struct bench_program {
 	double *spent;   /* the plain sender says itself what it spent, and ends; else NULL */
 	char folder[64]; /* its log and socket; removed by program_stop */
 	char socket[sizeof(((struct sockaddr_un *)NULL)->sun_path)];
+	char memory[32]; /* the object that it may make; removed by program_stop */
 };
 
 /* The messages of a greeting that are no eventfds: version, ID, memory. */
@@ -102,6 +103,9 @@ void report_head(const char *server, const char *peer);
 
 /* Prints the rows of a case. */
 void report_case(const struct bench_series *s, bool peer);
+
+/* Prints how often the cases were repeated. */
+void report_foot(const struct bench_series *s, size_t cases);
 
 /* Draws the ratios of all cases as bars, if gnuplot is there. */
 void report_chart(const struct bench_series *s, size_t cases, bool peer, const char *path);

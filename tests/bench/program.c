@@ -16,9 +16,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* What a server is told by its environment: $NAME of a shared memory object, and its $SIZE. */
-#define MEMORY "tm_ivshmem_bench"
-#define SIZE   "1048576"
+/* Of the memory that a server is told to serve. */
+#define SIZE "1048576"
 
 #define READY_MS 10000
 #define STOP_MS  10000
@@ -66,7 +65,7 @@ static void command_exec(const struct bench_program *p, const char *command, uns
 	snprintf(log, sizeof(log), "%s/log", p->folder);
 	fd = open(log, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
 	if (fd >= 0 && dup2(fd, STDOUT_FILENO) >= 0 && dup2(fd, STDERR_FILENO) >= 0 &&
-	    setenv("SOCKET", p->socket, 1) == 0 && setenv("NAME", MEMORY, 1) == 0 &&
+	    setenv("SOCKET", p->socket, 1) == 0 && setenv("NAME", p->memory + 1, 1) == 0 &&
 	    setenv("SIZE", SIZE, 1) == 0 && setenv("VECTORS", text, 1) == 0 &&
 	    asprintf(&shell, "exec %s", command) > 0)
 		execl("/bin/sh", "sh", "-c", shell, (char *)NULL);
@@ -147,6 +146,7 @@ bool program_start(struct bench_program *p, const char *command, const struct be
 		return false;
 	}
 	snprintf(p->socket, sizeof(p->socket), "%s/socket", p->folder);
+	snprintf(p->memory, sizeof(p->memory), "/tm_ivshmem_bench_%d", getpid());
 	if (!command) {
 		listener = sender_listen(p->socket);
 		p->spent = mmap(NULL, sizeof(*p->spent), PROT_READ | PROT_WRITE,
@@ -233,5 +233,5 @@ void program_stop(struct bench_program *p)
 	unlink(log);
 	unlink(p->socket);
 	rmdir(p->folder);
-	shm_unlink("/" MEMORY);
+	shm_unlink(p->memory);
 }

@@ -142,6 +142,18 @@ void report_case(const struct bench_series *s, bool peer)
 	}
 }
 
+void report_foot(const struct bench_series *s, size_t cases)
+{
+	size_t least = ROUNDS_MAX, most = 0;
+
+	for (size_t i = 0; i < cases; i++) {
+		least = s[i].rounds < least ? s[i].rounds : least;
+		most = s[i].rounds > most ? s[i].rounds : most;
+	}
+	printf("\nmedians of %zu to %zu rounds; +- is half the distance of the quartiles\n", least,
+	       most);
+}
+
 /* What gnuplot gets of one program: case, ratio, its text, and what was lost. */
 static void chart_data(FILE *f, const struct bench_series *s, size_t cases, enum bench_who who)
 {
@@ -176,7 +188,7 @@ void report_chart(const struct bench_series *s, size_t cases, bool peer, const c
 	FILE *f;
 
 	if (system("command -v gnuplot >/dev/null 2>&1") != 0) {
-		printf("\nno chart: gnuplot is not installed\n");
+		printf("no chart: gnuplot is not installed\n");
 		return;
 	}
 	f = popen("gnuplot", "we");
@@ -205,5 +217,5 @@ void report_chart(const struct bench_series *s, size_t cases, bool peer, const c
 		chart_bars(f, PEER, "peer", "#bb6633", 1.0 / 6);
 	fprintf(f, "\n");
 	if (pclose(f) == 0)
-		printf("\nchart: %s\n", path);
+		printf("chart: %s\n", path);
 }
