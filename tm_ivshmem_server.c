@@ -1035,11 +1035,14 @@ static unsigned long socket_inode(const char *path)
 /* The process that listens on a path, found without connecting to it; 0 if we may not know. */
 static int socket_owner(const char *path)
 {
-	unsigned long inode = socket_inode(path);
+	unsigned long inode = 0;
 	char wanted[64], link[64];
 	glob_t fds = {0};
 	int pid = 0;
 
+	for (int i = 0; i < 5 && !inode;
+	     i++) /* others that come and go can hide it from a reader */
+		inode = socket_inode(path);
 	snprintf(wanted, sizeof(wanted), "socket:[%lu]", inode);
 	if (inode && glob("/proc/[0-9]*/fd/*", GLOB_NOSORT, NULL, &fds) == 0) {
 		for (size_t i = 0; i < fds.gl_pathc && !pid; i++) {

@@ -71,18 +71,18 @@ is() { # WHAT IS WANTED
 }
 
 has() { # FILE TEXT...: all texts stand in it
-	local file=$1 text
-	shift
-	for text in "$@"; do
-		grep -qF -e "$text" "$file" || no "no '$text' in what was said:" "$(cat "$file")" || return
+	local text content
+	content=$(<"$1")
+	for text in "${@:2}"; do
+		[[ $content == *"$text"* ]] || no "no '$text' in what was said:" "$content" || return
 	done
 }
 
 hasnt() { # FILE TEXT...
-	local file=$1 text
-	shift
-	for text in "$@"; do
-		! grep -qF -e "$text" "$file" || no "'$text' in what was said:" "$(cat "$file")" || return
+	local text content
+	content=$(<"$1")
+	for text in "${@:2}"; do
+		[[ $content != *"$text"* ]] || no "'$text' in what was said:" "$content" || return
 	done
 }
 
@@ -135,8 +135,10 @@ try() { # COMMAND...
 }
 
 said_lines() { # NUMBER ARGUMENT...
-	is "stdout of: ${*:2}" "$(cat "$WORK/out")" ''
-	is "lines on stderr of: ${*:2}: $(cat "$WORK/err")" "$(wc -l <"$WORK/err")" "$1"
+	local lines
+	is "stdout of: ${*:2}" "$(<"$WORK/out")" ''
+	mapfile -t lines <"$WORK/err"
+	is "lines on stderr of: ${*:2}: ${lines[*]}" "${#lines[@]}" "$1"
 }
 
 # A mistake in the command line: status 2, one line on stderr that has the texts and points to
@@ -148,12 +150,12 @@ misuse() { # TEXT... -- ARGUMENT...
 		shift
 	done
 	shift
-	before=$(state)
+	before=$(echo "$DIR"/* "/dev/shm/$SHM"*)
 	try "$SERVER" -p "$SOCK" "$@"
-	is "status of: $*: $(cat "$WORK/err")" "$STATUS" 2
+	is "status of: $*: $(<"$WORK/err")" "$STATUS" 2
 	said_lines 1 "$@"
 	has "$WORK/err" --help "${texts[@]}"
-	is "what stands here after: $*" "$(state)" "$before"
+	is "what stands here after: $*" "$(echo "$DIR"/* "/dev/shm/$SHM"*)" "$before"
 }
 
 # A start that fails: status 1, one line on stderr (or as many as $SAID) that has the texts, and
@@ -167,7 +169,7 @@ refused() { # TEXT... -- ARGUMENT...
 	shift
 	before=$(state)
 	try "${WRAP[@]}" "$SERVER" -p "$SOCK" "$@"
-	is "status of: $*: $(cat "$WORK/err")" "$STATUS" 1
+	is "status of: $*: $(<"$WORK/err")" "$STATUS" 1
 	said_lines "${SAID:-1}" "$@"
 	has "$WORK/err" "${texts[@]}"
 	is "what stands here after: $*" "$(state)" "$before"
