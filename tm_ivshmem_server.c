@@ -68,6 +68,7 @@
 /* The public interface: values that users and clients see. */
 #define DEFAULT_SOCKET   "/tmp/ivshmem_socket"
 #define DEFAULT_SHM      "ivshmem"
+#define DEFAULT_GROUP    "kvm"
 #define DEFAULT_SIZE     (UINT64_C(1) << 20)
 #define VECTORS_MAX      2048  /* what MSI-X has */
 #define SYNC_MAX         86400 /* seconds: a day */
@@ -93,12 +94,11 @@ struct options {
 	const char *pidfile; /* absolute; NULL: none */
 	bool shm;            /* the object is one of POSIX shared memory: it does not persist */
 	bool daemonize, truncate, allocate, legacy, verbose;
-	bool sized;    /* -m was given */
-	bool grouped;  /* -g was given */
-	uint64_t size; /* bytes */
+	bool sized;        /* -m was given */
+	const char *group; /* name or number; NULL: the default, if there is one */
+	uint64_t size;     /* bytes */
 	unsigned int vectors;
 	unsigned int sync; /* seconds; 0: never */
-	gid_t group;       /* who may connect; NOBODY: only the server's own user */
 };
 
 #define NOBODY ((gid_t)-1)
@@ -131,6 +131,7 @@ struct peer {
 
 struct server {
 	struct options opt;
+	gid_t group; /* who may connect; NOBODY: only the server's own user */
 	struct store store;
 	int pidfile;          /* closed by pidfile_close; -1: none */
 	bool pidfile_created; /* by this start */
@@ -400,17 +401,20 @@ static const char *shm_parse(void)
 	return path;
 }
 
-/* A group by name or number. */
-static gid_t group_parse(void)
+/* The group that may connect, by the name or number given, or the default; a mistake is one of
+ * usage. */
+static gid_t group_find(const char *name)
 {
-	struct group *group = getgrnam(optarg);
+	struct group *group = getgrnam(name ? name : DEFAULT_GROUP);
 	uint64_t number;
 	char *end;
 
 	if (group)
 		return group->gr_gid;
-	if (!digits_parse(optarg, &number, &end) || *end || number >= NOBODY)
-		usage("%s '%s': there is no such group", option_name('g'), optarg);
+	if (!name)
+		return NOBODY;
+	if (!digits_parse(name, &number, &end) || *end || number >= NOBODY)
+		usage("%s '%s': there is no such group", option_name('g'), name);
 	return (gid_t)number;
 }
 
@@ -480,8 +484,7 @@ static void options_parse(struct options *o, int argc, char **argv)
 	*o = (struct options){.object = "/dev/shm/" DEFAULT_SHM,
 			      .shm = true,
 			      .socket = DEFAULT_SOCKET,
-			      .vectors = 1,
-			      .group = NOBODY};
+			      .vectors = 1};
 	opterr = 0;
 	while ((letter = getopt_long(argc, argv, short_options, long_options, NULL)) != -1) {
 		switch (letter) {
@@ -516,8 +519,7 @@ static void options_parse(struct options *o, int argc, char **argv)
 			o->socket = socket_parse(&argv[optind - 1]);
 			break;
 		case 'g':
-			o->group = group_parse();
-			o->grouped = true;
+			o->group = optarg;
 			break;
 		case 'L':
 			o->legacy = true;
@@ -549,8 +551,6 @@ static void options_parse(struct options *o, int argc, char **argv)
 	if (optind < argc)
 		usage("unexpected argument '%s'", argv[optind]);
 	options_check(o, file, shm, size);
-	if (!o->grouped && getgrnam("kvm"))
-		o->group = getgrnam("kvm")->gr_gid;
 }
 
 /*
@@ -625,13 +625,15 @@ static void socket_buffer_limit(int sock)
  * Files that we hold: the object and the pidfile
  */
 
-/* Whether this very file stands at the path. */
+/* Whether this very file stands at the path; if not, errno is ENOENT, or says why nobody knows. */
 static bool file_stands_at(int fd, const char *path)
 {
 	struct stat ours, theirs;
 
-	return fstat(fd, &ours) == 0 && stat(path, &theirs) == 0 && ours.st_dev == theirs.st_dev &&
-	       ours.st_ino == theirs.st_ino;
+	if (fstat(fd, &ours) < 0 || stat(path, &theirs) < 0)
+		return false;
+	errno = ENOENT;
+	return ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino;
 }
 
 /*
@@ -663,12 +665,12 @@ static int file_claim(const char *path, int flags, mode_t mode, bool *created,
 		fail("cannot open %s", path);
 		return -1;
 	}
-	if (flock(fd, LOCK_EX | LOCK_NB) == 0) {
-		if (file_stands_at(fd, path))
-			return fd;
-		refuse("%s was replaced while it was being opened: try again", path);
-	} else if (errno == EWOULDBLOCK) {
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0 && file_stands_at(fd, path))
+		return fd;
+	if (errno == EWOULDBLOCK) {
 		taken(path, fd); /* even if we created it, it is theirs now */
+	} else if (errno == ENOENT) {
+		refuse("%s was replaced while it was being opened: try again", path);
 	} else {
 		fail("cannot lock %s", path);
 		if (*created)
@@ -683,13 +685,13 @@ static int file_claim(const char *path, int flags, mode_t mode, bool *created,
  * Lets the group in: to the file fd or, if that is -1, the socket at the path. Until then only the
  * server's own user can open it. The default group is left out where we may not assign it.
  */
-static bool group_admit(const struct options *o, int fd, const char *path)
+static bool group_admit(const struct server *s, int fd, const char *path)
 {
-	if (o->group == NOBODY)
+	if (s->group == NOBODY)
 		return true;
-	if ((fd < 0 ? lchown(path, -1, o->group) : fchown(fd, -1, o->group)) < 0)
-		return (!o->grouped && errno == EPERM) ||
-		       fail("cannot give %s to group %u", path, (unsigned int)o->group);
+	if ((fd < 0 ? lchown(path, -1, s->group) : fchown(fd, -1, s->group)) < 0)
+		return (!s->opt.group && errno == EPERM) ||
+		       fail("cannot give %s to group %u", path, (unsigned int)s->group);
 	if ((fd < 0 ? chmod(path, 0660) : fchmod(fd, 0660)) < 0)
 		return fail("cannot give %s mode 0660", path);
 	return true;
@@ -730,8 +732,9 @@ static bool pidfile_write(struct server *s)
 	char text[16];
 	int n = snprintf(text, sizeof(text), "%d\n", (int)getpid());
 
+	/* Emptied first: half of an old number must not follow ours. */
 	if (s->pidfile >= 0 &&
-	    (pwrite(s->pidfile, text, (size_t)n, 0) != n || ftruncate(s->pidfile, n) < 0))
+	    (ftruncate(s->pidfile, 0) < 0 || pwrite(s->pidfile, text, (size_t)n, 0) != n))
 		return fail("cannot write pidfile %s", s->opt.pidfile);
 	return true;
 }
@@ -741,7 +744,8 @@ static void pidfile_close(struct server *s, bool keep)
 {
 	if (s->pidfile < 0)
 		return;
-	if (!keep && file_stands_at(s->pidfile, s->opt.pidfile) && unlink(s->opt.pidfile) < 0)
+	if (!keep && (file_stands_at(s->pidfile, s->opt.pidfile) ? unlink(s->opt.pidfile) < 0
+								 : errno != ENOENT))
 		fail("cannot remove pidfile %s", s->opt.pidfile);
 	close(s->pidfile);
 	s->pidfile = -1;
@@ -767,7 +771,7 @@ static bool store_claim(struct server *s)
 {
 	const char *name = s->opt.object;
 	int flags = s->opt.shm ? O_NOFOLLOW : 0;
-	struct stat st;
+	struct stat st, opened;
 
 	s->store.lock = file_claim(name, flags, 0600, &s->store.created, store_taken);
 	if (s->store.lock < 0)
@@ -775,9 +779,9 @@ static bool store_claim(struct server *s)
 	s->store.fd = open(name, flags | O_RDWR | O_CLOEXEC | O_NOCTTY);
 	if (s->store.fd < 0)
 		return fail("cannot open %s", name);
-	if (fstat(s->store.lock, &st) < 0)
+	if (fstat(s->store.lock, &st) < 0 || fstat(s->store.fd, &opened) < 0)
 		return fail("cannot examine %s", name);
-	if (!file_stands_at(s->store.lock, name) || !file_stands_at(s->store.fd, name))
+	if (st.st_dev != opened.st_dev || st.st_ino != opened.st_ino)
 		return refuse("%s was replaced while it was being opened: try again", name);
 	s->store.found = s->store.size = (uint64_t)st.st_size;
 	return true;
@@ -930,7 +934,7 @@ static bool store_open(struct server *s)
 	if (!store_map_try(s, map) || (s->opt.allocate && !store_allocate(s)) ||
 	    !store_warn_sparse(s))
 		return false;
-	return !s->store.created || group_admit(&s->opt, s->store.fd, s->opt.object);
+	return !s->store.created || group_admit(s, s->store.fd, s->opt.object);
 }
 
 /* Shrinks the object, as the last step of a start: the only one that cannot be undone. */
@@ -973,11 +977,13 @@ static void store_flush(struct server *s)
 static void flusher_reap(struct server *s)
 {
 	int status;
+	pid_t ended = s->flusher ? waitpid(s->flusher, &status, WNOHANG) : 0;
 
-	if (s->flusher == 0 || waitpid(s->flusher, &status, WNOHANG) == 0)
+	if (ended == 0)
 		return;
 	s->flusher = 0;
-	errno = WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
+	if (ended > 0)
+		errno = WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
 	if (errno)
 		fail("cannot flush %s to disk", s->opt.object);
 	if (s->flush_again)
@@ -1123,11 +1129,14 @@ static bool socket_bind(struct server *s)
 	umask(mask);
 	if (error < 0)
 		return fail("cannot create socket %s", s->opt.socket);
-	if (lstat(s->opt.socket, &st) < 0)
-		return fail("cannot examine %s", s->opt.socket);
+	if (lstat(s->opt.socket, &st) < 0) {
+		fail("cannot examine %s", s->opt.socket);
+		unlink(s->opt.socket); /* it is ours: we hold the folder's lock */
+		return false;
+	}
 	s->socket_dev = st.st_dev;
 	s->socket_ino = st.st_ino;
-	return group_admit(&s->opt, -1, s->opt.socket);
+	return group_admit(s, -1, s->opt.socket);
 }
 
 static bool socket_listen(struct server *s)
@@ -1152,8 +1161,12 @@ static void socket_remove(struct server *s)
 {
 	struct stat st;
 
-	if (s->socket_ino && lstat(s->opt.socket, &st) == 0 && st.st_dev == s->socket_dev &&
-	    st.st_ino == s->socket_ino && unlink(s->opt.socket) < 0)
+	if (!s->socket_ino)
+		return;
+	if (lstat(s->opt.socket, &st) < 0
+		    ? errno != ENOENT
+		    : st.st_dev == s->socket_dev && st.st_ino == s->socket_ino &&
+			      unlink(s->opt.socket) < 0)
 		fail("cannot remove socket %s", s->opt.socket);
 	s->socket_ino = 0;
 }
@@ -1580,6 +1593,8 @@ static const struct {
 	{"lock", offsetof(struct server, store.lock), false},
 	{"size", offsetof(struct server, store.size), true},
 	{"pidfile", offsetof(struct server, pidfile), false},
+	{"signals", offsetof(struct server, signals), false},
+	{"spare", offsetof(struct server, spare), false},
 	{"flusher", offsetof(struct server, flusher), false},
 	{"flush_again", offsetof(struct server, flush_again), false},
 	{"joins", offsetof(struct server, joins), true},
@@ -1741,7 +1756,8 @@ static bool state_restore(struct server *s, int fd)
 /* Lets everything that is served survive an exec, or not. Returns false if any is not open. */
 static bool descriptors_keep(struct server *s, bool keep)
 {
-	const int own[] = {s->store.fd, s->store.lock, s->listener, s->pidfile};
+	const int own[] = {s->store.fd, s->store.lock, s->listener,
+			   s->pidfile,  s->signals,    s->spare};
 	int flags = keep ? 0 : FD_CLOEXEC;
 	bool open = true;
 
@@ -1809,10 +1825,16 @@ static void checker_reap(struct server *s)
 {
 	char reloading[64];
 	int status, state;
+	pid_t ended = s->checker ? waitpid(s->checker, &status, WNOHANG) : 0;
 
-	if (s->checker == 0 || waitpid(s->checker, &status, WNOHANG) == 0)
+	if (ended == 0)
 		return;
 	s->checker = 0;
+	if (ended < 0) {
+		fail("cannot tell whether %s can take over, going on without a restart",
+		     s->program);
+		return;
+	}
 	if (!WIFEXITED(status) || WEXITSTATUS(status) != CAN_TAKE_OVER) {
 		refuse("%s cannot take over, going on without a restart", s->program);
 		return;
@@ -1824,6 +1846,8 @@ static void checker_reap(struct server *s)
 	supervisor_notify(reloading);
 	if (descriptors_keep(s, true))
 		program_execute(s, "resume", state);
+	else
+		fail("cannot keep descriptors open, going on without a restart");
 	descriptors_keep(s, false);
 	close(state);
 	supervisor_notify("READY=1");
@@ -1848,7 +1872,7 @@ static bool signals_open(struct server *s)
 		sigaddset(&set, ours[i]);
 	}
 	sigprocmask(SIG_BLOCK, &set, NULL);
-	s->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	s->signals = signalfd(s->signals, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (s->signals >= FD_SETSIZE)
 		return refuse("cannot watch descriptor %d: too many are open", s->signals);
 	return s->signals >= 0 || fail("cannot create a signalfd");
@@ -2060,7 +2084,7 @@ static bool background_begin(struct server *s)
 	close(ends[1]);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	if (read(ends[0], &ready, 1) == 1)
+	if (TEMP_FAILURE_RETRY(read(ends[0], &ready, 1)) == 1)
 		_exit(EXIT_SUCCESS);
 	if (waitpid(child, &status, 0) == child && WIFEXITED(status))
 		_exit(WEXITSTATUS(status));
@@ -2069,10 +2093,10 @@ static bool background_begin(struct server *s)
 }
 
 /* Leaves the terminal and the working directory, and lets the parent exit. */
-static void background_enter(struct server *s)
+static bool background_enter(struct server *s)
 {
 	if (!s->opt.daemonize)
-		return;
+		return true;
 	setsid();
 	if (chdir("/") < 0)
 		fail("cannot change to /");
@@ -2081,9 +2105,10 @@ static void background_enter(struct server *s)
 		dup2(s->spare, fd);
 	server_announce(s);
 	if (write(s->parent, "", 1) != 1)
-		fail("cannot tell the parent process that all is ready");
+		return fail("cannot tell the parent process that all is ready");
 	close(s->parent);
 	s->parent = -1;
+	return true;
 }
 
 /* Closes what the server has open; keep says whether its start succeeded and the object stays. */
@@ -2104,14 +2129,18 @@ static void server_close(struct server *s, bool keep)
 /* Starts to serve; if that fails, leaves everything as it was. */
 static bool server_start(struct server *s)
 {
-	if (!signals_open(s) || !background_begin(s) || !pidfile_open(s) || !store_open(s) ||
-	    !socket_listen(s) || !pidfile_write(s) || !store_shrink(s)) {
+	bool started;
+
+	s->group = group_find(s->opt.group);
+	descriptor_limit_raise();
+	started = signals_open(s) && background_begin(s) && pidfile_open(s) && store_open(s) &&
+		  socket_listen(s) && pidfile_write(s) && store_shrink(s);
+	if (started)
+		server_announce(s);
+	started = started && background_enter(s);
+	if (!started)
 		server_close(s, false);
-		return false;
-	}
-	server_announce(s);
-	background_enter(s);
-	return true;
+	return started;
 }
 
 /* Goes on serving where the image before has left off, unless it only asks whether we could. */
@@ -2156,10 +2185,9 @@ int main(int argc, char **argv)
 		fail("cannot tell the path of this program, for restarts: start it by an absolute path");
 		return EXIT_FAILURE;
 	}
-	if (!spare_open(&s))
+	if (!variable && !spare_open(&s))
 		return EXIT_FAILURE;
 	options_parse(&s.opt, argc, argv);
-	descriptor_limit_raise();
 	if (variable ? !server_resume(&s, purpose, state) : !server_start(&s))
 		return EXIT_FAILURE;
 	supervisor_notify("READY=1");
