@@ -4,6 +4,8 @@
 #   make run         build it and run it on its default: a shared memory object of 1M
 #   make deps        install what the tests need (as root, on Debian)
 #   make check       run all tests; REQUIRE_ALL=1: a test that is skipped has failed
+#   make faults      let every system call fail in every likely way, and print what came of it
+#   make soak        100,000 joins and leaves, all IDs used up, a thousand nodes, 250 x 64 vectors
 #   make lint        static analysis of everything
 #   make coverage    run all tests and show what of the server they do not execute
 #   make bench       what a message costs; CASES='200x4:once ...', PEER='another server' (--help)
@@ -71,6 +73,17 @@ deps:
 check: tm_ivshmem_server $(C_TESTS) $(TOOLS)
 	tests/run $(TESTS)
 
+# The long forms of tests that make check has as well.
+faults: export FULL = 1
+faults: tm_ivshmem_server build/tests/faults-start.t build/tests/faults-serve.t
+	TEST_SECONDS=3600 tests/run build/tests/faults-start.t build/tests/faults-serve.t
+	cat build/log/faults-start.txt build/log/faults-serve.txt
+
+soak: export FULL = 1
+soak: tm_ivshmem_server build/tests/soak.t build/tests/scale.t
+	TEST_SECONDS=3600 tests/run build/tests/soak.t build/tests/scale.t
+	cat build/log/soak.t.tap build/log/scale.t.tap
+
 lint:
 	tests/lint
 
@@ -99,7 +112,7 @@ clean:
 	rm -rf build tm_ivshmem_server
 
 FORCE:
-.PHONY: all run deps check lint coverage bench install uninstall dist clean FORCE
+.PHONY: all run deps check faults soak lint coverage bench install uninstall dist clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 

@@ -168,6 +168,8 @@ static void fault_describe(const struct fault *fault, const char *call, char *te
 {
 	char how[64];
 
+	if (!fault->error)
+		test_abort("a fault without an errno");
 	snprintf(how, sizeof(how), "error=%s", fault->error);
 	if (!strcmp(call, "brk"))
 		strcpy(how, "retval=0");
@@ -180,15 +182,19 @@ static void fault_describe(const struct fault *fault, const char *call, char *te
 /* Adds what strace is to do: to write a log and to let calls fail. Returns the new length. */
 static size_t strace_options(char **argv, size_t n, const char *log, const struct fault *fault)
 {
+	static const struct fault nothing = {.children = true};
 	static char inject[2][128], path[256];
 	char call[32];
-	const char *calls = fault && fault->call ? fault->call : "";
+	const char *calls;
 
+	if (!fault)
+		fault = &nothing;
+	calls = fault->call ? fault->call : "";
 	snprintf(path, sizeof(path), "%s", log);
 	argv[n++] = "-o";
 	argv[n++] = path;
 	argv[n++] = "-y"; /* shows which file a descriptor is */
-	if (!fault || fault->children)
+	if (fault->children)
 		argv[n++] = "-f";
 	for (size_t i = 0; i < 2 && *word_next(&calls, call, sizeof(call)); i++) {
 		fault_describe(fault, call, inject[i], sizeof(inject[i]));
