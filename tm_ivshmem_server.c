@@ -1732,9 +1732,11 @@ static bool state_restore(struct server *s, int fd)
 	FILE *f = fdopen(fd, "re");
 	char *line = NULL;
 	size_t size = 0;
-	bool fine = f != NULL;
+	bool fine = true;
 	int number = 0;
 
+	if (!f)
+		return fail("cannot take over: no way to read the state");
 	while (fine && getline(&line, &size, f) > 0) {
 		number++;
 		fine = state_line(s, line);
@@ -1748,8 +1750,7 @@ static bool state_restore(struct server *s, int fd)
 		if (scm_reserve(&s->peers[i]->queue, s->count) < 0)
 			fine = fail("cannot take over");
 	free(line);
-	if (f)
-		fclose(f);
+	fclose(f);
 	return fine;
 }
 
