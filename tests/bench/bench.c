@@ -25,7 +25,7 @@ static const char help_text[] =
 	"one by one, each when all know the one before; or 'churn', 100 times one peer joins and\n"
 	"leaves in a mesh of so many others. Without any: the six of the README.\n"
 	"\n"
-	"  -s, --seconds N   repeat each case for so long, three times at least (default 15)\n"
+	"  -s, --seconds N   repeat each case for so long, three times at least (default 40)\n"
 	"  -r, --rounds N    repeat each case so often\n"
 	"  -c, --chart FILE  draw the ratios into an SVG file, if gnuplot is there\n"
 	"  -h, --help        print this help and exit\n"
@@ -178,7 +178,7 @@ static bool case_repeat(const struct bench *b, struct bench_series *s)
 
 int main(int argc, char **argv)
 {
-	static struct bench b = {.seconds = 15};
+	static struct bench b = {.seconds = 40};
 	struct rlimit limit;
 	bool lossless = true;
 
