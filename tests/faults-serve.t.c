@@ -24,9 +24,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -253,7 +251,6 @@ struct world {
 };
 
 static char strace_log[128];
-static int notify_socket;
 
 /* Something that a server does while one of its calls fails. */
 struct phase {
@@ -387,20 +384,6 @@ static char *log_new(const struct world *w)
 	return text;
 }
 
-/* Whether the supervisor was told so. */
-static bool notified(const char *what)
-{
-	char text[64];
-	ssize_t n;
-	bool found = false;
-
-	while ((n = recv(notify_socket, text, sizeof(text) - 1, MSG_DONTWAIT)) > 0) {
-		text[n] = '\0';
-		found |= !strcmp(text, what);
-	}
-	return found;
-}
-
 static bool server_alive(struct world *w)
 {
 	return w->server.pid > 0 && waitpid(w->server.pid, NULL, WNOHANG) == 0;
@@ -417,7 +400,7 @@ static enum outcome restart(struct world *w)
 	do {
 		char *log = log_new(w);
 
-		told = notified("READY=1"); /* should the line be lost */
+		told = supervisor_told("READY=1"); /* should the line be lost */
 		alive = server_alive(w);
 		if (strstr(log, "going on without"))
 			outcome = STAYS;
@@ -487,7 +470,7 @@ static void world_open(struct world *w)
 	visit(w);
 	children_await(w);
 	w->descriptors = server_descriptors(&w->server);
-	notified("");
+	supervisor_told("");
 }
 
 static void world_close(struct world *w)
@@ -541,7 +524,7 @@ static enum outcome phase_run(const struct phase *phase, struct world *w, const 
 
 	w->logged = log ? strlen(log) : 0;
 	free(log);
-	notified("");
+	supervisor_told("");
 	if (!strace_attach(&strace, w->server.pid, strace_log, fault))
 		test_abort("cannot attach strace");
 	for (int i = 0; i < ATTEMPTS; i++) {
@@ -792,20 +775,6 @@ static void memory_test(void)
 	test_end("restarting: no memory");
 }
 
-static void notify_open(const char *folder)
-{
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-
-	if (snprintf(address.sun_path, sizeof(address.sun_path), "%s/notify", folder) >=
-	    (int)sizeof(address.sun_path))
-		test_abort("the path of a socket is too long");
-	notify_socket = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (notify_socket < 0 ||
-	    bind(notify_socket, (struct sockaddr *)&address, sizeof(address)) < 0)
-		test_abort(address.sun_path);
-	setenv("NOTIFY_SOCKET", address.sun_path, 1);
-}
-
 int main(void)
 {
 	const char *folder = getenv("TEST_DIR");
@@ -817,7 +786,7 @@ int main(void)
 			       (int)sizeof(strace_log))
 		test_abort("no $TEST_DIR");
 	matrix_open("faults-serve");
-	notify_open(folder);
+	supervisor_open(folder);
 	for (size_t i = 0; i < sizeof(phases) / sizeof(phases[0]); i++) {
 		phase_test(&phases[i], false);
 		if (phases[i].act != end)

@@ -43,7 +43,6 @@
 #define PIDFILE    "pidfile"
 #define LOG        "../log"
 #define STRACE_LOG "../strace"
-#define NOTIFY     "../notify"
 
 /*
  * What must come of a fault. A start is "asked" for a group with -g, or takes the "default"; it
@@ -185,8 +184,6 @@ struct start {
 	const char *args;      /* words; GROUP stands for a group of ours */
 	bool daemonizes;
 };
-
-static int notify_socket;
 
 static void file_make(const char *path, const char *text, off_t size)
 {
@@ -380,20 +377,11 @@ static pid_t daemon_pid(void)
 	return pid;
 }
 
-/* Whether the server has told its supervisor that it is ready. */
-static bool notified(void)
-{
-	char text[64];
-	ssize_t n = recv(notify_socket, text, sizeof(text), MSG_DONTWAIT);
-
-	return n == 7 && !memcmp(text, "READY=1", 7);
-}
-
 /* Whether the server says that it is ready, in one way or the other: one of them may be lost. */
 static bool start_ready(void)
 {
 	char *log = file_text(LOG);
-	bool ready = (log && strstr(log, "connect a node:")) || notified();
+	bool ready = (log && strstr(log, "connect a node:")) || supervisor_told("READY=1");
 
 	free(log);
 	return ready;
@@ -449,13 +437,10 @@ static void server_end(pid_t pid)
 /* Makes everything as it is to be before a start. */
 static void world_prepare(const struct start *start)
 {
-	char drain[64];
-
 	folder_empty();
 	start->prepare();
 	shm_unlink(shm_name());
-	while (recv(notify_socket, drain, sizeof(drain), MSG_DONTWAIT) > 0)
-		;
+	supervisor_told("");
 	unlink(STRACE_LOG);
 	unlink(LOG);
 }
@@ -607,22 +592,6 @@ static void start_test(const struct start *start)
 	calls_free(&calls);
 }
 
-static void notify_open(void)
-{
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	char *path = realpath("..", NULL);
-
-	if (!path || snprintf(address.sun_path, sizeof(address.sun_path), "%s/notify", path) >=
-			     (int)sizeof(address.sun_path))
-		test_abort("no path for a socket");
-	notify_socket = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (notify_socket < 0 ||
-	    bind(notify_socket, (struct sockaddr *)&address, sizeof(address)) < 0)
-		test_abort(address.sun_path);
-	setenv("NOTIFY_SOCKET", address.sun_path, 1);
-	free(path);
-}
-
 int main(void)
 {
 	const char *parent = getenv("TEST_DIR");
@@ -632,7 +601,7 @@ int main(void)
 	if (!strace_works())
 		return matrix_close();
 	matrix_open("faults-start");
-	notify_open();
+	supervisor_open(parent);
 	prctl(PR_SET_CHILD_SUBREAPER, 1); /* to see how a server in the background ends */
 	for (size_t i = 0; i < sizeof(starts) / sizeof(starts[0]); i++)
 		start_test(&starts[i]);

@@ -4,6 +4,7 @@
 
 #include "deadline.h"
 #include "form.h"
+#include "server.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -12,6 +13,8 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -218,22 +221,6 @@ bool strace_works(void)
 		return true;
 	printf("ok %zu - faults # SKIP strace is missing, or may not be used\n", ++matrix.tests);
 	return false;
-}
-
-char *file_text(const char *path)
-{
-	FILE *f = fopen(path, "re");
-	char *text = NULL;
-	size_t room = 0;
-
-	if (!f)
-		return NULL;
-	if (getdelim(&text, &room, '\0', f) < 0) {
-		free(text);
-		text = feof(f) ? strdup("") : NULL;
-	}
-	fclose(f);
-	return text;
 }
 
 static bool file_contains(const char *path, const char *what)
@@ -460,6 +447,35 @@ void matrix_open(const char *name)
 	if (!matrix.file)
 		test_abort(path);
 	printf("# the matrix is in %s\n", path);
+}
+
+static int supervisor = -1; /* the socket in $NOTIFY_SOCKET */
+
+void supervisor_open(const char *folder)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+
+	errno = ENAMETOOLONG;
+	if (snprintf(address.sun_path, sizeof(address.sun_path), "%s/notify", folder) >=
+	    (int)sizeof(address.sun_path))
+		test_abort(folder);
+	supervisor = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (supervisor < 0 || bind(supervisor, (struct sockaddr *)&address, sizeof(address)) < 0)
+		test_abort(address.sun_path);
+	setenv("NOTIFY_SOCKET", address.sun_path, 1);
+}
+
+bool supervisor_told(const char *what)
+{
+	char text[64];
+	ssize_t n;
+	bool told = false;
+
+	while ((n = recv(supervisor, text, sizeof(text) - 1, MSG_DONTWAIT)) > 0) {
+		text[n] = '\0';
+		told |= !strcmp(text, what);
+	}
+	return told;
 }
 
 /* Whether we made such a call before this one, and with such a text if one is given. */

@@ -89,8 +89,12 @@ void calls_free(struct calls *calls);
 /* The call that was made to fail; NULL: none yet, the last of them if there are more. */
 const struct call *calls_injected(const struct calls *calls, size_t *times);
 
-/* The text of a file; the caller frees it. NULL where it cannot be read. */
-char *file_text(const char *path);
+/* Makes us the supervisor of all servers that we start: $NOTIFY_SOCKET is a socket in the folder.
+ */
+void supervisor_open(const char *folder);
+
+/* Whether one of them has told us so since we were last asked. */
+bool supervisor_told(const char *what);
 
 /* Fails the test if one of our own calls is not in the table. */
 void calls_name(const struct calls *calls);

@@ -181,9 +181,9 @@ void server_remove(struct server *s)
 	s->folder[0] = '\0';
 }
 
-char *server_log(const struct server *s)
+char *file_text(const char *path)
 {
-	FILE *f = fopen(s->log, "re");
+	FILE *f = fopen(path, "re");
 	char *text = NULL;
 	size_t room = 0;
 
@@ -195,6 +195,11 @@ char *server_log(const struct server *s)
 	}
 	fclose(f);
 	return text;
+}
+
+char *server_log(const struct server *s)
+{
+	return file_text(s->log);
 }
 
 bool server_logged(const struct server *s, const char *text)

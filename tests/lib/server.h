@@ -57,6 +57,9 @@ int server_stop(struct server *s);
 /* Ends it with KILL, if it is still running, and removes its folder. */
 void server_remove(struct server *s);
 
+/* The text of a file; the caller frees it. NULL where it cannot be read. */
+char *file_text(const char *path);
+
 /* What it has logged so far, or what /proc says: NULL or -1 where that cannot be read. */
 char *server_log(const struct server *s); /* the caller frees it */
 bool server_logged(const struct server *s, const char *text);
