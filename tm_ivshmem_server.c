@@ -318,7 +318,7 @@ static unsigned int number_parse(int letter, unsigned int min, unsigned int max)
 	char *end;
 
 	if (!digits_parse(optarg, &number, &end) || *end || number < min || number > max)
-		usage("%s '%s': give a whole number from %u to %u", option_name(letter), optarg,
+		usage("%s '%.300s': give a whole number from %u to %u", option_name(letter), optarg,
 		      min, max);
 	return (unsigned int)number;
 }
@@ -334,11 +334,12 @@ static uint64_t size_parse(void)
 
 	if (!digits_parse(optarg, &number, &end) ||
 	    (*end && (!(unit = strchr(units, *end)) || end[1])))
-		usage("%s '%s': give digits and at most one of K, M, G and T; plain numbers are MiB",
+		usage("%s '%.300s': give digits and at most one of K, M, G and T; plain numbers are MiB",
 		      option_name('m'), optarg);
 	shift = 10 * (int)(unit - units + 1);
 	if (number > (uint64_t)INT64_MAX >> shift)
-		usage("%s '%s': more than a file can hold", option_name('m'), optarg);
+		usage("%s '%.300s': more than a file can hold; give less", option_name('m'),
+		      optarg);
 	return number << shift;
 }
 
@@ -368,7 +369,7 @@ static const char *path_parse(int letter, char **arg)
 		usage("%s '': give a path", option_name(letter));
 	path = path_absolute(optarg);
 	if (!path || asprintf(&word, "%.*s%s", before, *arg, path) < 0)
-		usage("%s '%s': give a path that starts with '/', the working directory is unknown: %s",
+		usage("%s '%.300s': give a path that starts with '/', the working directory is unknown: %s",
 		      option_name(letter), optarg, strerror(errno));
 	free(path);
 	*arg = word;
@@ -381,7 +382,7 @@ static const char *socket_parse(char **arg)
 	size_t max = sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1;
 
 	if (strlen(path) > max)
-		usage("%s '%s': the path of a socket has at most %zu bytes, this one has %zu; give a shorter one",
+		usage("%s '%.300s': the path of a socket has at most %zu bytes, this one has %zu; give a shorter one",
 		      option_name('p'), path, max, strlen(path));
 	return path;
 }
@@ -394,10 +395,10 @@ static const char *shm_parse(void)
 
 	if (!*name || strchr(name, '/') || strlen(name) > NAME_MAX || !strcmp(name, ".") ||
 	    !strcmp(name, ".."))
-		usage("%s '%s': give a name of 1 to %d bytes without '/'; a path goes with -f",
+		usage("%s '%.300s': give a name of 1 to %d bytes without '/'; a path goes with -f",
 		      option_name('s'), optarg, NAME_MAX);
 	if (asprintf(&path, "/dev/shm/%s", name) < 0)
-		usage("%s '%s': %s", option_name('s'), optarg, strerror(errno));
+		usage("%s '%.300s': %s", option_name('s'), optarg, strerror(errno));
 	return path;
 }
 
@@ -414,7 +415,7 @@ static gid_t group_find(const char *name)
 	if (!name)
 		return NOBODY;
 	if (!digits_parse(name, &number, &end) || *end || number >= NOBODY)
-		usage("%s '%s': there is no such group", option_name('g'), name);
+		usage("%s '%.300s': there is no such group", option_name('g'), name);
 	return (gid_t)number;
 }
 
@@ -438,6 +439,9 @@ static bool size_fits(const struct options *o, uint64_t bytes, char **why)
 		n = asprintf(why, "not a multiple of the page size; the nearest are %s and %s",
 			     SIZE(bytes / page_size() * page_size()),
 			     SIZE((bytes / page_size() + 1) * page_size()));
+	else if (!o->legacy && bytes != below && below << 1 > INT64_MAX)
+		n = asprintf(why, "not a power of two, which QEMU needs; the nearest is %s",
+			     SIZE(below));
 	else if (!o->legacy && bytes != below)
 		n = asprintf(why, "not a power of two, which QEMU needs; the nearest are %s and %s",
 			     SIZE(below), SIZE(below << 1));
@@ -455,18 +459,21 @@ static void options_check(const struct options *o, const char *file, const char 
 	char *why;
 
 	if (file && shm)
-		usage("%s '%s' and %s '%s' exclude each other: give one backing store", "-f/--file",
-		      file, "-s/--shm", shm);
+		usage("%s '%.300s' and %s '%.300s' exclude each other: give one backing store",
+		      "-f/--file", file, "-s/--shm", shm);
 	if (o->truncate && !o->sized)
 		usage("%s needs %s: say which size", "-t/--truncate", "-m/--size");
 	if (o->sized && o->size == 0 && !o->legacy)
-		usage("%s '%s': give a size; only the original stream, -L, can do without memory",
+		usage("%s '%.300s': give a size; only the original stream, -L, can do without memory",
 		      option_name('m'), size);
 	if (o->sized && o->size == 0 && (o->truncate || o->allocate))
 		usage("%s: there is no memory with %s %s",
 		      o->truncate ? "-t/--truncate" : "-a/--allocate", "-m/--size", size);
 	if (o->sized && o->size > 0 && !size_fits(o, o->size, &why))
-		usage("%s '%s': %s", option_name('m'), size, why);
+		usage("%s '%.300s': %s", option_name('m'), size, why);
+	if (o->pidfile && !strcmp(o->pidfile, o->object))
+		usage("%s '%.300s': that is the backing store; give another path", option_name('i'),
+		      o->pidfile);
 	if (o->sync && o->shm)
 		usage("%s '%u' needs %s: shared memory is never on disk", option_name('y'), o->sync,
 		      "-f/--file");
@@ -541,15 +548,15 @@ static void options_parse(struct options *o, int argc, char **argv)
 			usage("%s needs a value", option_name(optopt));
 		default:
 			if (!optopt)
-				usage("unknown or ambiguous option '%s'", argv[optind - 1]);
+				usage("unknown or ambiguous option '%.300s'", argv[optind - 1]);
 			if (option_name(optopt))
-				usage("'%s': %s takes no value", argv[optind - 1],
+				usage("'%.300s': %s takes no value", argv[optind - 1],
 				      option_name(optopt));
 			usage("unknown option '-%c'", optopt);
 		}
 	}
 	if (optind < argc)
-		usage("unexpected argument '%s'", argv[optind]);
+		usage("unexpected argument '%.300s'", argv[optind]);
 	options_check(o, file, shm, size);
 }
 
@@ -650,7 +657,7 @@ static int file_claim(const char *path, int flags, mode_t mode, bool *created,
 	/* To open a device or a FIFO may do something: look first. */
 	if ((flags & O_NOFOLLOW ? lstat(path, &st) : stat(path, &st)) == 0 &&
 	    !S_ISREG(st.st_mode)) {
-		refuse("cannot use %s: it is not a regular file", path);
+		refuse("cannot use %s: it is not a regular file; choose another path", path);
 		return -1;
 	}
 	flags |= O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
@@ -658,8 +665,15 @@ static int file_claim(const char *path, int flags, mode_t mode, bool *created,
 	if (fd < 0 && errno == ENOENT) {
 		fd = open(path, flags | O_CREAT | O_EXCL, mode);
 		*created = fd >= 0;
-		if (fd < 0 && errno == EEXIST) /* somebody was quicker */
+		if (fd < 0 && errno == EEXIST) { /* somebody was quicker, or a link leads nowhere */
 			fd = open(path, flags);
+			if (fd < 0 && errno == ENOENT) {
+				refuse("cannot use %s: it is a link to a file that does not exist; "
+				       "create that, or remove the link",
+				       path);
+				return -1;
+			}
+		}
 	}
 	if (fd < 0) {
 		fail("cannot open %s", path);
@@ -691,7 +705,8 @@ static bool group_admit(const struct server *s, int fd, const char *path)
 		return true;
 	if ((fd < 0 ? lchown(path, -1, s->group) : fchown(fd, -1, s->group)) < 0)
 		return (!s->opt.group && errno == EPERM) ||
-		       fail("cannot give %s to group %u", path, (unsigned int)s->group);
+		       fail("cannot give %s to group %u, of which the server must be a member",
+			    path, (unsigned int)s->group);
 	if ((fd < 0 ? chmod(path, 0660) : fchmod(fd, 0660)) < 0)
 		return fail("cannot give %s mode 0660", path);
 	return true;
@@ -722,7 +737,7 @@ static bool pidfile_open(struct server *s)
 	n = read(s->pidfile, text, sizeof(text) - 1);
 	if (n < 0)
 		return fail("cannot read %s", path);
-	if ((size_t)n > strspn(text, "0123456789") + 1 || (n > 0 && text[n - 1] != '\n'))
+	if (n > 0 && (strspn(text, "0123456789") != (size_t)n - 1 || n == 1 || text[n - 1] != '\n'))
 		return refuse("%s exists and is not a pidfile: choose another path with -i", path);
 	return true;
 }
@@ -865,7 +880,10 @@ static bool store_allocate(struct server *s)
 
 	if (fstat(s->store.fd, &st) < 0 || fstatfs(s->store.fd, &fs) < 0)
 		return fail("cannot examine %s", s->opt.object);
-	if (size > ((uint64_t)fs.f_bfree * (uint64_t)fs.f_bsize) + (uint64_t)st.st_blocks * 512) {
+	/* A file system without a limit, as hugetlbfs is mounted by default, says it has 0 blocks.
+	 */
+	if (fs.f_blocks &&
+	    size > ((uint64_t)fs.f_bfree * (uint64_t)fs.f_bsize) + (uint64_t)st.st_blocks * 512) {
 		errno = ENOSPC; /* seen before the disk is full */
 		return fail(failed, SIZE(size), s->opt.object);
 	}
@@ -899,8 +917,8 @@ static bool store_warn_sparse(struct server *s)
 		return fail("cannot examine %s", s->opt.object);
 	left = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize;
 	missing = s->store.size - (uint64_t)st.st_blocks * 512;
-	if (fs.f_type != HUGETLBFS_MAGIC && (uint64_t)st.st_blocks * 512 < s->store.size &&
-	    missing > left)
+	if (fs.f_blocks && fs.f_type != HUGETLBFS_MAGIC &&
+	    (uint64_t)st.st_blocks * 512 < s->store.size && missing > left)
 		say("warning: %s lacks %s of its blocks and only %s are free: a node that writes "
 		    "when they are used up is killed; -a reserves them now",
 		    s->opt.object, SIZE(missing), SIZE(left >> 20 << 20));
@@ -1837,7 +1855,9 @@ static void checker_reap(struct server *s)
 		return;
 	}
 	if (!WIFEXITED(status) || WEXITSTATUS(status) != CAN_TAKE_OVER) {
-		refuse("%s cannot take over, going on without a restart", s->program);
+		refuse("%s cannot take over, going on without a restart: it ended with %s %d",
+		       s->program, WIFEXITED(status) ? "status" : "signal",
+		       WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
 		return;
 	}
 	if (s->stop_at || (state = state_save(s)) < 0)

@@ -267,6 +267,8 @@ bytes_of() {
 	done
 	head -c 100000 /dev/urandom >file
 	refused "$DIR/file" pidfile -- -f store -i file
+	echo >file
+	refused "$DIR/file" pidfile -- -f store -i file
 	printf '\0\0\0\0\0\0' >file
 	refused "$DIR/file" pidfile -- -f store -i file
 }
@@ -278,11 +280,12 @@ bytes_of() {
 	refused "$DIR/folder" -- -f store -i folder
 	refused "$DIR/fifo" -- -f store -i fifo
 	refused /dev/null -- -f store -i /dev/null
-	refused "$DIR/dangling" -- -f store -i dangling
+	refused "$DIR/dangling" 'a link to a file that does not exist' -- -f store -i dangling
 	refused "$DIR/missing/pid" 'No such file' -- -f store -i missing/pid
 	refused "$DIR/folder/" -- -f store -i folder/
-	# Neither the object nor the socket can be it.
-	refused "$DIR/both" -- -f both -i both
+	# The socket cannot be it; neither can the object, by whatever name.
+	ln -s both linked
+	refused "$DIR/linked" -- -f linked -i both
 	SOCK=$DIR/both refused "$DIR/both" -- -f store -i both
 	need_root
 	need_tool setpriv

@@ -100,6 +100,7 @@ setup_more() {
 	misuse "-m/--size '1025K'" 'power of two' 1M 2M -- -m 1025K
 	misuse "-m/--size '1000G'" 'power of two' 512G 1T -- -m 1000G
 	misuse "-m/--size '4194305T'" 'power of two' 4194304T -- -m 4194305T
+	misuse "-m/--size '8388607T'" 'the nearest is 4194304T' -- -m 8388607T # a file has 2^63 - 1
 	misuse "-m/--size '1K'" page 4K -- -m 1K
 	misuse "-m/--size '2K'" page 4K -- -m 2K
 	misuse "-m/--size '1K'" page 4K -- -L -m 1K
@@ -142,6 +143,23 @@ setup_more() {
 	misuse -a/--allocate -m/--size -- -L --allocate -m 0
 	misuse -y/--sync -f/--file -- -y 5
 	misuse -y/--sync -f/--file -- -s "$SHM" --sync=5
+	misuse "-i/--pidfile '$DIR/both'" -- -f both -i both
+	misuse "-i/--pidfile '/dev/shm/$SHM'" -- -s "$SHM" -i "/dev/shm/$SHM"
+}
+
+@test "a value that is longer than a line of the log leaves the remedy in it" {
+	local long
+	long=$(printf '9%.0s' {1..5000})
+	misuse -p/--socket shorter -- -p "$long"
+	misuse -s/--shm 'goes with -f' -- -s "$long"
+	misuse -m/--size 'K, M, G' -- -m "x$long"
+	misuse -m/--size 'give less' -- -m "$long"
+	misuse -n/--vectors 2048 -- -n "$long"
+	misuse -g/--group 'no such group' -- -g "$long"
+	misuse -y/--sync 86400 -- -f store -y "$long"
+	misuse argument -- "$long"
+	misuse option -- "--$long"
+	misuse 'takes no value' -- "--truncate=$long"
 }
 
 @test "names of shared memory objects that are none" {

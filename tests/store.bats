@@ -247,7 +247,7 @@ small_ext4() { # SIZE [PERCENT THAT ONLY ROOT MAY USE]
 	is 'the link' "$(readlink link)" store
 	is 'the folder' "$(ls)" $'link\nstore'
 	ln -s nothing dangling
-	refused "$DIR/dangling" -- -f dangling
+	refused "$DIR/dangling" 'a link to a file that does not exist' -- -f dangling
 	ln -s loop loop
 	refused "$DIR/loop" -- -f loop
 	ln -s /dev/null null
@@ -401,6 +401,13 @@ small_ext4() { # SIZE [PERCENT THAT ONLY ROOT MAY USE]
 	serves 'size 4M' -- -f small/store -a -m 4M
 }
 
+@test "a file system without any limit has room" {
+	small_tmpfs 0
+	serves 'size 4M' -- -f small/sparse -m 4M
+	hasnt "$LOG" warning
+	serves 'size 4M' -- -f small/store -a -m 4M
+}
+
 @test "-a where only root may use the last blocks: as an account without rights" {
 	as_nobody
 	small_ext4 16M 50
@@ -491,6 +498,12 @@ huge_pages_return() {
 	refused "$DIR/huge/store" 'Cannot allocate memory' -- -f huge/store -t -m 64M
 	serves 'size 8M' -- -f huge/store -t -m 8M
 	serves 'size 2M' -- -f huge/store -t -m 2M
+	serves 'size 2M' -- -f huge/all -m 2M -a
+	rm huge/all
+	mount -o remount,size=-1 huge 2>/dev/null || {
+		umount huge
+		mount -t hugetlbfs none huge
+	}
 	serves 'size 2M' -- -f huge/all -m 2M -a
 	MESSAGES=3 serves 'size 6M' -- -L -f huge/store -t -m 6M
 }
