@@ -135,8 +135,10 @@ struct server {
 	struct store store;
 	int pidfile;          /* closed by pidfile_close; -1: none */
 	bool pidfile_created; /* by this start */
-	int listener;         /* closed by socket_close */
-	dev_t socket_dev;     /* which socket is ours, among all that may stand at the path */
+	bool pidfile_written; /* by this start */
+	char pidfile_before[32];
+	int listener;     /* closed by socket_close */
+	dev_t socket_dev; /* which socket is ours, among all that may stand at the path */
 	ino_t socket_ino;
 	char **argv;
 	const char *program; /* absolute path of what HUP executes */
@@ -175,7 +177,7 @@ __attribute__((format(printf, 3, 4))) static void log_line(int level, int error,
 							   ...)
 {
 	int saved = errno, n;
-	char line[2048];
+	char line[2 * PATH_MAX];
 	va_list args;
 
 	va_start(args, format);
@@ -643,6 +645,13 @@ static bool file_stands_at(int fd, const char *path)
 	return ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino;
 }
 
+/* Removes the path of a file of ours, if that still stands there. */
+static void file_remove(int fd, const char *path)
+{
+	if (file_stands_at(fd, path) ? unlink(path) < 0 : errno != ENOENT)
+		fail("cannot remove %s", path);
+}
+
 /*
  * Opens a regular file, or creates it with the mode, and locks it until the descriptor is closed.
  * Returns that or, after having said why, -1; if somebody else has the lock, it calls taken to say
@@ -695,6 +704,13 @@ static int file_claim(const char *path, int flags, mode_t mode, bool *created,
 	return -1;
 }
 
+/* Whether an errno of chown says that this user, or this file system, cannot do it at all. */
+static bool group_unassignable(int error)
+{
+	return error == EPERM || error == EACCES || error == EINVAL /* unknown to a container */ ||
+	       error == ENOSYS || error == EOPNOTSUPP;
+}
+
 /*
  * Lets the group in: to the file fd or, if that is -1, the socket at the path. Until then only the
  * server's own user can open it. The default group is left out where we may not assign it.
@@ -704,7 +720,7 @@ static bool group_admit(const struct server *s, int fd, const char *path)
 	if (s->group == NOBODY)
 		return true;
 	if ((fd < 0 ? lchown(path, -1, s->group) : fchown(fd, -1, s->group)) < 0)
-		return (!s->opt.group && errno == EPERM) ||
+		return (!s->opt.group && group_unassignable(errno)) ||
 		       fail("cannot give %s to group %u, of which the server must be a member",
 			    path, (unsigned int)s->group);
 	if ((fd < 0 ? chmod(path, 0660) : fchmod(fd, 0660)) < 0)
@@ -722,46 +738,48 @@ static void pidfile_taken(const char *path, int fd)
 	       path, (int)strcspn(holder, "\n"), holder);
 }
 
-/* Opens and locks the pidfile; a file that holds anything but a number is left alone. */
-static bool pidfile_open(struct server *s)
+/* Makes this what the pidfile holds. */
+static bool pidfile_write(struct server *s, const char *text)
 {
-	const char *path = s->opt.pidfile;
-	char text[32] = "";
-	ssize_t n;
-
-	if (!path)
-		return true;
-	s->pidfile = file_claim(path, 0, 0644, &s->pidfile_created, pidfile_taken);
-	if (s->pidfile < 0)
-		return false;
-	n = read(s->pidfile, text, sizeof(text) - 1);
-	if (n < 0)
-		return fail("cannot read %s", path);
-	if (n > 0 && (strspn(text, "0123456789") != (size_t)n - 1 || n == 1 || text[n - 1] != '\n'))
-		return refuse("%s exists and is not a pidfile: choose another path with -i", path);
-	return true;
-}
-
-static bool pidfile_write(struct server *s)
-{
-	char text[16];
-	int n = snprintf(text, sizeof(text), "%d\n", (int)getpid());
+	size_t n = strlen(text);
 
 	/* Emptied first: half of an old number must not follow ours. */
-	if (s->pidfile >= 0 &&
-	    (ftruncate(s->pidfile, 0) < 0 || pwrite(s->pidfile, text, (size_t)n, 0) != n))
+	if (ftruncate(s->pidfile, 0) < 0 || pwrite(s->pidfile, text, n, 0) != (ssize_t)n)
 		return fail("cannot write pidfile %s", s->opt.pidfile);
 	return true;
 }
 
-/* Removes the pidfile if it is still ours, and closes it. */
+/* Opens, locks and writes the pidfile; a file that holds anything but a number is left alone. */
+static bool pidfile_open(struct server *s)
+{
+	const char *path = s->opt.pidfile;
+	char *text = s->pidfile_before, number[16];
+	ssize_t n;
+
+	if (!path)
+		return true;
+	s->pidfile = file_claim(path, O_NOFOLLOW, 0644, &s->pidfile_created, pidfile_taken);
+	if (s->pidfile < 0)
+		return false;
+	n = read(s->pidfile, text, sizeof(s->pidfile_before) - 1);
+	if (n < 0)
+		return fail("cannot read %s", path);
+	if (n > 0 && (strspn(text, "0123456789") != (size_t)n - 1 || n == 1 || text[n - 1] != '\n'))
+		return refuse("%s exists and is not a pidfile: choose another path with -i", path);
+	s->pidfile_written = true;
+	snprintf(number, sizeof(number), "%d\n", (int)getpid());
+	return pidfile_write(s, number);
+}
+
+/* Removes the pidfile, or gives it back what it held before a start that fails, and closes it. */
 static void pidfile_close(struct server *s, bool keep)
 {
 	if (s->pidfile < 0)
 		return;
-	if (!keep && (file_stands_at(s->pidfile, s->opt.pidfile) ? unlink(s->opt.pidfile) < 0
-								 : errno != ENOENT))
-		fail("cannot remove pidfile %s", s->opt.pidfile);
+	if (keep || s->pidfile_created)
+		file_remove(s->pidfile, s->opt.pidfile);
+	else if (s->pidfile_written)
+		pidfile_write(s, s->pidfile_before);
 	close(s->pidfile);
 	s->pidfile = -1;
 }
@@ -875,15 +893,15 @@ static bool store_allocate(struct server *s)
 		"cannot reserve %s for %s (without -a, blocks are taken as they are written)";
 	const uint64_t size = s->store.size, step = UINT64_C(64) << 20;
 	bool tell = isatty(STDERR_FILENO);
+	uint64_t left;
 	struct statfs fs;
 	struct stat st;
 
 	if (fstat(s->store.fd, &st) < 0 || fstatfs(s->store.fd, &fs) < 0)
 		return fail("cannot examine %s", s->opt.object);
-	/* A file system without a limit, as hugetlbfs is mounted by default, says it has 0 blocks.
-	 */
-	if (fs.f_blocks &&
-	    size > ((uint64_t)fs.f_bfree * (uint64_t)fs.f_bsize) + (uint64_t)st.st_blocks * 512) {
+	left = geteuid() == 0 ? fs.f_bfree : fs.f_bavail; /* some blocks may be root's alone */
+	/* A file system without a limit, such as a hugetlbfs, says that it has 0 blocks. */
+	if (fs.f_blocks && size > left * (uint64_t)fs.f_bsize + (uint64_t)st.st_blocks * 512) {
 		errno = ENOSPC; /* seen before the disk is full */
 		return fail(failed, SIZE(size), s->opt.object);
 	}
@@ -1015,8 +1033,8 @@ static void store_close(struct server *s, bool keep)
 
 	if (keep && !s->opt.shm && s->store.fd >= 0 && fdatasync(s->store.fd) < 0)
 		fail("cannot flush %s to disk", name);
-	if (!keep && s->store.created && unlink(name) < 0)
-		fail("cannot remove %s", name);
+	if (!keep && s->store.created)
+		file_remove(s->store.lock, name);
 	if (!keep && !s->store.created && s->store.size > s->store.found &&
 	    ftruncate(s->store.fd, (off_t)s->store.found) < 0)
 		fail("cannot give %s its size back", name);
@@ -1039,21 +1057,26 @@ static struct sockaddr_un socket_address(const char *path)
 	return address;
 }
 
-/* The inode of the socket that listens on a path, from the kernel's table; 0 if it is not there. */
+/*
+ * The inode of the socket that listens on a path, from the kernel's table; 0 if it is not there, or
+ * not alone: others keep the path though their file has been removed.
+ */
 static unsigned long socket_inode(const char *path)
 {
 	FILE *table = fopen("/proc/net/unix", "re");
 	char line[512], at[256];
 	unsigned long inode, found = 0;
-	unsigned int flags;
+	unsigned int flags, count = 0;
 
-	while (table && !found && fgets(line, sizeof(line), table))
+	while (table && fgets(line, sizeof(line), table))
 		if (sscanf(line, "%*s %*s %*s %x %*s %*s %lu %255[^\n]", &flags, &inode, at) == 3 &&
-		    flags & 0x10000 /* it listens */ && !strcmp(at, path))
+		    flags & 0x10000 /* it listens */ && !strcmp(at, path) && inode != found) {
 			found = inode;
+			count++;
+		}
 	if (table)
 		fclose(table);
-	return found;
+	return count == 1 ? found : 0;
 }
 
 /* The process that listens on a path, found without connecting to it; 0 if we may not know. */
@@ -1354,8 +1377,8 @@ static struct peer_text peer_text(const struct peer *p)
 		comm[n > 0 ? n - 1 : 0] = '\0'; /* without the newline */
 		close(fd);
 	}
-	snprintf(out.text, sizeof(out.text), "process %d (%s), uid %d", (int)who.pid, comm,
-		 (int)who.uid);
+	snprintf(out.text, sizeof(out.text), "process %d (%s), uid %u", (int)who.pid, comm,
+		 (unsigned int)who.uid);
 	return out;
 }
 
@@ -1423,6 +1446,9 @@ static void client_welcome(struct server *s, int sock)
 		return;
 	}
 	socket_buffer_limit(sock);
+	/* Urgent data is data: else some kernels would report it and not let it be read. */
+	if (setsockopt(sock, SOL_SOCKET, SO_OOBINLINE, &(int){1}, sizeof(int)) < 0)
+		fail("cannot prepare a socket");
 	p = peer_new(sock, s->opt.vectors);
 	if (!p) {
 		client_refuse(sock, strerror(errno));
@@ -1479,6 +1505,17 @@ static void peers_accept(struct server *s)
 			return;
 		}
 	}
+}
+
+/* Turns away who has connected to a server that cannot start after all (hazard 3). */
+static void clients_turn_away(struct server *s)
+{
+	int sock;
+
+	socket_remove(s);
+	shutdown(s->listener, SHUT_RDWR); /* nobody else can connect; who waits already is kept */
+	while ((sock = accept4(s->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0)
+		client_refuse(sock, "the server could not start");
 }
 
 /* Notices who has gone. */
@@ -1615,6 +1652,7 @@ static const struct {
 	{"spare", offsetof(struct server, spare), false},
 	{"flusher", offsetof(struct server, flusher), false},
 	{"flush_again", offsetof(struct server, flush_again), false},
+	{"flush_at", offsetof(struct server, flush_at), true},
 	{"joins", offsetof(struct server, joins), true},
 };
 
@@ -1654,10 +1692,12 @@ static int state_save(const struct server *s)
 	int fd = memfd_create("tm_ivshmem_server", MFD_CLOEXEC);
 	int copy = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	FILE *f = copy < 0 ? NULL : fdopen(copy, "w");
+	bool written;
 
 	if (f) {
 		state_write(s, f);
-		if (fclose(f) == 0 && lseek(fd, 0, SEEK_SET) == 0)
+		written = fflush(f) == 0 && !ferror(f); /* fclose knows of the last write only */
+		if (fclose(f) == 0 && written && lseek(fd, 0, SEEK_SET) == 0)
 			return fd;
 	} else if (copy >= 0) {
 		close(copy);
@@ -1755,11 +1795,14 @@ static bool state_restore(struct server *s, int fd)
 
 	if (!f)
 		return fail("cannot take over: no way to read the state");
+	errno = 0;
 	while (fine && getline(&line, &size, f) > 0) {
 		number++;
 		fine = state_line(s, line);
 	}
-	if (!fine)
+	if (errno == ENOMEM || (fine && !feof(f)))
+		fine = fail("cannot take over: cannot read the state after line %d", number);
+	else if (!fine)
 		refuse("cannot take over: line %d of the state is wrong: %.200s", number,
 		       line ? line : "");
 	else if (s->listener < 0)
@@ -2137,9 +2180,11 @@ static void server_close(struct server *s, bool keep)
 {
 	for (size_t i = 0; i < s->count; i++)
 		peer_free(s->peers[i], s->opt.vectors);
+	if (!keep && s->listener >= 0)
+		clients_turn_away(s);
 	socket_close(s);
 	store_close(s, keep);
-	pidfile_close(s, !keep && !s->pidfile_created);
+	pidfile_close(s, keep);
 	checker_end(s);
 	if (s->flusher > 0)
 		waitpid(s->flusher, NULL, 0);
@@ -2155,7 +2200,7 @@ static bool server_start(struct server *s)
 	s->group = group_find(s->opt.group);
 	descriptor_limit_raise();
 	started = signals_open(s) && background_begin(s) && pidfile_open(s) && store_open(s) &&
-		  socket_listen(s) && pidfile_write(s) && store_shrink(s);
+		  socket_listen(s) && store_shrink(s);
 	if (started)
 		server_announce(s);
 	started = started && background_enter(s);
@@ -2212,7 +2257,8 @@ int main(int argc, char **argv)
 	if (variable ? !server_resume(&s, purpose, state) : !server_start(&s))
 		return EXIT_FAILURE;
 	supervisor_notify("READY=1");
-	s.flush_at = now_ms() + (int64_t)s.opt.sync * 1000;
+	if (!s.flush_at)
+		s.flush_at = now_ms() + (int64_t)s.opt.sync * 1000;
 	serve(&s);
 	server_close(&s, true);
 	return EXIT_SUCCESS;

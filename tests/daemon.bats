@@ -280,7 +280,7 @@ bytes_of() {
 	refused "$DIR/folder" -- -f store -i folder
 	refused "$DIR/fifo" -- -f store -i fifo
 	refused /dev/null -- -f store -i /dev/null
-	refused "$DIR/dangling" 'a link to a file that does not exist' -- -f store -i dangling
+	refused "$DIR/dangling" 'not a regular file' -- -f store -i dangling
 	refused "$DIR/missing/pid" 'No such file' -- -f store -i missing/pid
 	refused "$DIR/folder/" -- -f store -i folder/
 	# The socket cannot be it; neither can the object, by whatever name.

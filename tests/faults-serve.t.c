@@ -190,6 +190,11 @@ static const struct rule rules[] = {
 	 .outcome = STAYS,
 	 .why = "the program on disk cannot take over"},
 	{.phase = "checking",
+	 .calls = "read",
+	 .text = "memfd:",
+	 .outcome = STAYS,
+	 .why = "the program on disk cannot take over"},
+	{.phase = "checking",
 	 .outcome = NEVER,
 	 .why = "the program goes on in spite of it, and so it does when it resumes"},
 

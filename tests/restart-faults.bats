@@ -93,6 +93,23 @@ load lib/restart
 	stop
 }
 
+@test "a state of which only a part could be saved is not used" {
+	local i
+	need_strace
+	start -f mem -n 500
+	for i in 1 2 3; do
+		peer
+	done
+	# The first write fails, and those after it do not.
+	inject write:error=ENOSPC:when=1
+	hup_until "going on without"
+	inject_end
+	has "$LOG" "cannot save the state" "No space left on device"
+	is restarts "$(times_logged "restarted in place")" 0
+	hup_until "restarted in place, version $VERSION, 3 nodes"
+	stop
+}
+
 @test "a supervisor is told that the program could not be executed" {
 	need_strace
 	supervise

@@ -197,6 +197,21 @@ hangs() {
 	is "pid" "$(cat pid)" mine
 }
 
+@test "-y goes on counting over restarts that are more frequent" {
+	local i
+	need_strace
+	WRAP=(strace -D -f -o "$WORK/trace" -e trace=fdatasync)
+	start -f mem -y 2
+	WRAP=()
+	for ((i = 0; i < 60; i++)); do
+		hup_until "restarted in place"
+		! grep -qs fdatasync "$WORK/trace" || break
+		sleep 0.1
+	done
+	grep fdatasync "$WORK/trace"
+	stop
+}
+
 @test "a supervisor is told" {
 	supervise
 	start -f mem

@@ -347,6 +347,20 @@ tail_is() { # FILE WHAT HOW
 	stop
 }
 
+@test "of two servers that have listened on one path, none is blamed for the other" {
+	local first
+	start -f store
+	first=$PID
+	rm "$SOCK"
+	start -f other
+	refused "$SOCK" -- -s "$SHM"
+	hasnt "$WORK/err" "process $first"
+	kill "$first"
+	wait "$first" || true
+	refused "$SOCK" "process $PID" -- -s "$SHM"
+	stop
+}
+
 @test "sockets of others that live are left alone too" {
 	local type pid
 	for type in SOCK_STREAM SOCK_DGRAM SOCK_SEQPACKET; do

@@ -408,6 +408,47 @@ small_ext4() { # SIZE [PERCENT THAT ONLY ROOT MAY USE]
 	serves 'size 4M' -- -f small/store -a -m 4M
 }
 
+# Lets a start wait at a system call on the file store, which then fails, while a command is run.
+fails_late() { # CALL COMMAND -- ARGUMENT...
+	need_strace
+	WRAP=(strace -D -o "$WORK/trace" -P "$DIR/store" -e "trace=$1"
+		"--inject=$1:error=EIO:delay_enter=5000000")
+	launch "${@:4}"
+	WRAP=()
+	eventually grep -qs "$1(" "$WORK/trace"
+	"$2"
+	! wait "$PID" || no "it has started"
+}
+
+@test "a start that fails removes only its own file" {
+	replace() {
+		echo precious >other
+		mv other store
+	}
+	fails_late fallocate replace -- -f store -a
+	has "$LOG" 'cannot reserve' 'Input/output error'
+	is 'what stands there' "$(cat store)" precious
+	missing "$SOCK"
+}
+
+@test "a start that fails late turns away who has connected, and has said who it is" {
+	connect() {
+		greeting "$SOCK" 2 >"$WORK/greeting" &
+		CLIENT=$!
+		PIDS+=("$CLIENT")
+		is pidfile "$(cat pid)" "$PID"
+		refused "process $PID" -- -f other -i pid -p other.sock
+	}
+	make_file store 4M
+	echo 4194303 >pid
+	fails_late ftruncate connect -- -f store -t -m 1M -i pid
+	has "$LOG" 'cannot shrink' 'a client is refused: the server could not start'
+	wait "$CLIENT"
+	is 'what the client got' "$(cat "$WORK/greeting")" $'-1\nend'
+	is 'the pidfile' "$(cat pid)" 4194303
+	is bytes "$(bytes store)" 4194304
+}
+
 @test "-a where only root may use the last blocks: as an account without rights" {
 	as_nobody
 	small_ext4 16M 50
@@ -416,6 +457,7 @@ small_ext4() { # SIZE [PERCENT THAT ONLY ROOT MAY USE]
 	truncate -s 8M small/store
 	chmod 666 small/store
 	refused "$DIR/small/store" 8M 'No space left on device' -- -f small/store -a
+	is blocks "$(stat -c %b small/store)" 0
 }
 
 @test "-a shows its progress on a terminal, up to 100 %" {

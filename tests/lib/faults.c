@@ -45,7 +45,7 @@ static const struct {
 	{"fdatasync", "EIO ENOSPC EDQUOT EINTR EROFS"},
 	{"unlink unlinkat", "EACCES EPERM EBUSY EIO EROFS"},
 	{"chmod fchmod fchmodat", "EPERM EACCES EIO EROFS"},
-	{"lchown fchown fchownat", "EPERM EACCES EIO EROFS EDQUOT"},
+	{"lchown fchown fchownat", "EPERM EINVAL EACCES EIO EROFS EDQUOT"},
 	{"readlink readlinkat", "EACCES ENOENT"},
 	{"getdents64", "ENOENT"},
 	{"getcwd", "ENOENT EACCES ENOMEM"},
