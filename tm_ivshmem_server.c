@@ -1800,7 +1800,7 @@ static bool state_restore(struct server *s, int fd)
 		number++;
 		fine = state_line(s, line);
 	}
-	if (errno == ENOMEM || (fine && !feof(f)))
+	if (fine ? !feof(f) : errno == ENOMEM)
 		fine = fail("cannot take over: cannot read the state after line %d", number);
 	else if (!fine)
 		refuse("cannot take over: line %d of the state is wrong: %.200s", number,
