@@ -133,12 +133,12 @@ struct server {
 	struct options opt;
 	gid_t group; /* who may connect; NOBODY: only the server's own user */
 	struct store store;
-	int pidfile;          /* closed by pidfile_close; -1: none */
-	bool pidfile_created; /* by this start */
-	bool pidfile_written; /* by this start */
-	char pidfile_before[32];
-	int listener;     /* closed by socket_close */
-	dev_t socket_dev; /* which socket is ours, among all that may stand at the path */
+	int pidfile;             /* closed by pidfile_close; -1: none */
+	bool pidfile_created;    /* by this start */
+	bool pidfile_written;    /* by this start */
+	char pidfile_before[32]; /* what it held: a start that fails gives it back */
+	int listener;            /* closed by socket_close */
+	dev_t socket_dev;        /* which socket is ours, among all that may stand at the path */
 	ino_t socket_ino;
 	char **argv;
 	const char *program; /* absolute path of what HUP executes */
@@ -206,6 +206,7 @@ static bool failure(void)
 #define say(...)    log_line(LOG_INFO, 0, __VA_ARGS__)
 #define fail(...)   (log_line(LOG_ERR, errno, __VA_ARGS__), failure())
 #define refuse(...) (log_line(LOG_ERR, 0, __VA_ARGS__), failure())
+#define VALUE       "'%.300s'" /* of the command line: the remedy behind it must not be cut off */
 #define usage(format, ...)                                                                         \
 	do {                                                                                       \
 		refuse(format " (see '%s --help')", ##__VA_ARGS__, program_invocation_short_name); \
@@ -320,8 +321,8 @@ static unsigned int number_parse(int letter, unsigned int min, unsigned int max)
 	char *end;
 
 	if (!digits_parse(optarg, &number, &end) || *end || number < min || number > max)
-		usage("%s '%.300s': give a whole number from %u to %u", option_name(letter), optarg,
-		      min, max);
+		usage("%s " VALUE ": give a whole number from %u to %u", option_name(letter),
+		      optarg, min, max);
 	return (unsigned int)number;
 }
 
@@ -336,11 +337,12 @@ static uint64_t size_parse(void)
 
 	if (!digits_parse(optarg, &number, &end) ||
 	    (*end && (!(unit = strchr(units, *end)) || end[1])))
-		usage("%s '%.300s': give digits and at most one of K, M, G and T; plain numbers are MiB",
+		usage("%s " VALUE
+		      ": give digits and at most one of K, M, G and T; plain numbers are MiB",
 		      option_name('m'), optarg);
 	shift = 10 * (int)(unit - units + 1);
 	if (number > (uint64_t)INT64_MAX >> shift)
-		usage("%s '%.300s': more than a file can hold; give less", option_name('m'),
+		usage("%s " VALUE ": more than a file can hold; give less", option_name('m'),
 		      optarg);
 	return number << shift;
 }
@@ -371,7 +373,8 @@ static const char *path_parse(int letter, char **arg)
 		usage("%s '': give a path", option_name(letter));
 	path = path_absolute(optarg);
 	if (!path || asprintf(&word, "%.*s%s", before, *arg, path) < 0)
-		usage("%s '%.300s': give a path that starts with '/', the working directory is unknown: %s",
+		usage("%s " VALUE
+		      ": give a path that starts with '/', the working directory is unknown: %s",
 		      option_name(letter), optarg, strerror(errno));
 	free(path);
 	*arg = word;
@@ -384,7 +387,8 @@ static const char *socket_parse(char **arg)
 	size_t max = sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1;
 
 	if (strlen(path) > max)
-		usage("%s '%.300s': the path of a socket has at most %zu bytes, this one has %zu; give a shorter one",
+		usage("%s " VALUE
+		      ": the path of a socket has at most %zu bytes, this one has %zu; give a shorter one",
 		      option_name('p'), path, max, strlen(path));
 	return path;
 }
@@ -397,15 +401,14 @@ static const char *shm_parse(void)
 
 	if (!*name || strchr(name, '/') || strlen(name) > NAME_MAX || !strcmp(name, ".") ||
 	    !strcmp(name, ".."))
-		usage("%s '%.300s': give a name of 1 to %d bytes without '/'; a path goes with -f",
+		usage("%s " VALUE ": give a name of 1 to %d bytes without '/'; a path goes with -f",
 		      option_name('s'), optarg, NAME_MAX);
 	if (asprintf(&path, "/dev/shm/%s", name) < 0)
-		usage("%s '%.300s': %s", option_name('s'), optarg, strerror(errno));
+		usage("%s " VALUE ": %s", option_name('s'), optarg, strerror(errno));
 	return path;
 }
 
-/* The group that may connect, by the name or number given, or the default; a mistake is one of
- * usage. */
+/* The group of that name or number, or without one the default; a mistake ends the program. */
 static gid_t group_find(const char *name)
 {
 	struct group *group = getgrnam(name ? name : DEFAULT_GROUP);
@@ -417,7 +420,7 @@ static gid_t group_find(const char *name)
 	if (!name)
 		return NOBODY;
 	if (!digits_parse(name, &number, &end) || *end || number >= NOBODY)
-		usage("%s '%.300s': there is no such group", option_name('g'), name);
+		usage("%s " VALUE ": there is no such group", option_name('g'), name);
 	return (gid_t)number;
 }
 
@@ -461,21 +464,22 @@ static void options_check(const struct options *o, const char *file, const char 
 	char *why;
 
 	if (file && shm)
-		usage("%s '%.300s' and %s '%.300s' exclude each other: give one backing store",
+		usage("%s " VALUE " and %s " VALUE " exclude each other: give one backing store",
 		      "-f/--file", file, "-s/--shm", shm);
 	if (o->truncate && !o->sized)
 		usage("%s needs %s: say which size", "-t/--truncate", "-m/--size");
 	if (o->sized && o->size == 0 && !o->legacy)
-		usage("%s '%.300s': give a size; only the original stream, -L, can do without memory",
+		usage("%s " VALUE
+		      ": give a size; only the original stream, -L, can do without memory",
 		      option_name('m'), size);
 	if (o->sized && o->size == 0 && (o->truncate || o->allocate))
 		usage("%s: there is no memory with %s %s",
 		      o->truncate ? "-t/--truncate" : "-a/--allocate", "-m/--size", size);
 	if (o->sized && o->size > 0 && !size_fits(o, o->size, &why))
-		usage("%s '%.300s': %s", option_name('m'), size, why);
+		usage("%s " VALUE ": %s", option_name('m'), size, why);
 	if (o->pidfile && !strcmp(o->pidfile, o->object))
-		usage("%s '%.300s': that is the backing store; give another path", option_name('i'),
-		      o->pidfile);
+		usage("%s " VALUE ": that is the backing store; give another path",
+		      option_name('i'), o->pidfile);
 	if (o->sync && o->shm)
 		usage("%s '%u' needs %s: shared memory is never on disk", option_name('y'), o->sync,
 		      "-f/--file");
@@ -550,15 +554,15 @@ static void options_parse(struct options *o, int argc, char **argv)
 			usage("%s needs a value", option_name(optopt));
 		default:
 			if (!optopt)
-				usage("unknown or ambiguous option '%.300s'", argv[optind - 1]);
+				usage("unknown or ambiguous option " VALUE, argv[optind - 1]);
 			if (option_name(optopt))
-				usage("'%.300s': %s takes no value", argv[optind - 1],
+				usage(VALUE ": %s takes no value", argv[optind - 1],
 				      option_name(optopt));
 			usage("unknown option '-%c'", optopt);
 		}
 	}
 	if (optind < argc)
-		usage("unexpected argument '%.300s'", argv[optind]);
+		usage("unexpected argument " VALUE, argv[optind]);
 	options_check(o, file, shm, size);
 }
 
@@ -1197,7 +1201,10 @@ static bool socket_listen(struct server *s)
 	return done;
 }
 
-/* Removes the socket if it is still ours. New clients cannot connect from here on. */
+/*
+ * Removes the socket if it is still ours. Nobody else can connect from here on; who waits already
+ * is kept.
+ */
 static void socket_remove(struct server *s)
 {
 	struct stat st;
@@ -1210,6 +1217,7 @@ static void socket_remove(struct server *s)
 			      unlink(s->opt.socket) < 0)
 		fail("cannot remove socket %s", s->opt.socket);
 	s->socket_ino = 0;
+	shutdown(s->listener, SHUT_RDWR);
 }
 
 static void socket_close(struct server *s)
@@ -1513,7 +1521,6 @@ static void clients_turn_away(struct server *s)
 	int sock;
 
 	socket_remove(s);
-	shutdown(s->listener, SHUT_RDWR); /* nobody else can connect; who waits already is kept */
 	while ((sock = accept4(s->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0)
 		client_refuse(sock, "the server could not start");
 }
@@ -1954,7 +1961,6 @@ static void server_stop(struct server *s, const char *why)
 	    s->store.fd < 0 ? "" : s->opt.object, s->store.fd < 0 ? "" : " stays");
 	supervisor_notify("STOPPING=1");
 	socket_remove(s);
-	shutdown(s->listener, SHUT_RDWR); /* nobody else can connect; who waits already is kept */
 	s->stop_at = now_ms() + GREETING_MS;
 }
 

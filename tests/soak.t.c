@@ -25,7 +25,6 @@
 
 #define RESIDENTS 2
 #define BATCH     8 /* that come and go together */
-#define IDS       65536
 
 /* Batches for which one does not read: there are more messages for it than a socket holds, 278. */
 #define NAP 60
@@ -223,25 +222,25 @@ static void test_ids(void **state)
 	snprintf(path, sizeof(path), "/dev/shm/%s", name);
 	soak_start(&s, SERVER_ARGS("-s", name)); /* no file: nothing is to be flushed */
 	resident_come(&s, 0, 1);
-	while (used + BATCH <= IDS / 2) {
+	while (used + BATCH <= CLIENT_IDS / 2) {
 		cpu = server_cpu(&s.server);
 		batch_pass(&s, 1);
 		used += BATCH;
-		if (used <= IDS / 8)
+		if (used <= CLIENT_IDS / 8)
 			cpu_first += server_cpu(&s.server) - cpu;
 	}
 	middle = used;
 	resident_come(&s, 1, 2);
 	assert_int_equal(s.clients[1].id, middle);
 	used++;
-	while (used + BATCH <= IDS) {
+	while (used + BATCH <= CLIENT_IDS) {
 		cpu = server_cpu(&s.server);
 		batch_pass(&s, 2);
 		used += BATCH;
-		if (used > IDS / 8 * 7)
+		if (used > CLIENT_IDS / 8 * 7)
 			cpu_last += server_cpu(&s.server) - cpu;
 	}
-	for (; used < IDS; used++) {
+	for (; used < CLIENT_IDS; used++) {
 		client_come(&s, &s.clients[2]);
 		drive(&s, 0, 3, 2);
 		assert_int_equal(s.clients[2].id, used);
