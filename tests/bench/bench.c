@@ -105,20 +105,11 @@ static void options_parse(struct bench *b, int argc, char **argv)
 
 	while ((letter = getopt_long(argc, argv, "s:r:c:h", long_options, NULL)) != -1) {
 		switch (letter) {
-		case 's':
-			b->seconds = number_parse(optarg, 3600);
-			break;
-		case 'r':
-			b->rounds = (size_t)number_parse(optarg, ROUNDS_MAX);
-			break;
-		case 'c':
-			b->chart = optarg;
-			break;
-		case 'h':
-			fputs(help_text, stdout);
-			exit(0);
-		default:
-			exit(2);
+		case 's': b->seconds = number_parse(optarg, 3600); break;
+		case 'r': b->rounds = (size_t)number_parse(optarg, ROUNDS_MAX); break;
+		case 'c': b->chart = optarg; break;
+		case 'h': fputs(help_text, stdout); exit(0);
+		default: exit(2);
 		}
 	}
 	if (argc - optind > CASES_MAX)

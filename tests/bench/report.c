@@ -28,22 +28,14 @@ static double result_value(const struct bench_series *s, enum bench_who who, enu
 	double kernel = cpu_per_message(&s->results[KERNEL][round]);
 
 	switch (column) {
-	case MESSAGES:
-		return (double)r->messages;
-	case LOST:
-		return 100 * (double)r->lost / (double)(r->lost + r->messages);
-	case WALL:
-		return r->wall;
-	case CPU:
-		return cpu_per_message(r);
-	case RATIO:
-		return kernel > 0 ? cpu_per_message(r) / kernel : 0;
-	case MEDIAN:
-		return r->median;
-	case P99:
-		return r->p99;
-	case PEAK:
-		return (double)r->peak / 1024;
+	case MESSAGES: return (double)r->messages;
+	case LOST: return 100 * (double)r->lost / (double)(r->lost + r->messages);
+	case WALL: return r->wall;
+	case CPU: return cpu_per_message(r);
+	case RATIO: return kernel > 0 ? cpu_per_message(r) / kernel : 0;
+	case MEDIAN: return r->median;
+	case P99: return r->p99;
+	case PEAK: return (double)r->peak / 1024;
 	}
 	return 0;
 }

@@ -216,17 +216,12 @@ static const struct command *command_parse(char **args, struct request *r)
 	*r = (struct request){.deadline = INT64_MAX};
 	for (const char *text; (text = args[given + 1]); given++) {
 		switch (command->arguments[given]) {
-		case 'i':
-			r->id = number_parse("ID", text, CLIENT_IDS - 1);
-			break;
-		case 'v':
-			r->vector = number_parse("VECTOR", text, VECTORS_MAX - 1);
-			break;
+		case 'i': r->id = number_parse("ID", text, CLIENT_IDS - 1); break;
+		case 'v': r->vector = number_parse("VECTOR", text, VECTORS_MAX - 1); break;
 		case 's':
 			r->deadline = deadline_in(number_parse("SECONDS", text, INT_MAX / 1000));
 			break;
-		default:
-			quit(2, "unexpected argument '%s'", text);
+		default: quit(2, "unexpected argument '%s'", text);
 		}
 	}
 	if (given < command->least)
@@ -249,21 +244,13 @@ static int options_parse(struct client_options *o, int argc, char **argv)
 	*o = (struct client_options){.vectors = CLIENT_VECTORS_ANY, .keep = true};
 	while ((letter = getopt_long(argc, argv, "n:LMh", options, NULL)) != -1) {
 		switch (letter) {
-		case 'n':
-			o->vectors = number_parse("-n/--vectors", optarg, VECTORS_MAX);
-			break;
-		case 'L':
-			o->legacy = true;
-			break;
-		case 'M':
-			o->legacy = o->memoryless = true;
-			break;
+		case 'n': o->vectors = number_parse("-n/--vectors", optarg, VECTORS_MAX); break;
+		case 'L': o->legacy = true; break;
+		case 'M': o->legacy = o->memoryless = true; break;
 		case 'h':
 			fputs(help_text, stdout);
 			exit(fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE);
-		default:
-			fputs("(see 'ivshmem_client --help')\n", stderr);
-			exit(2);
+		default: fputs("(see 'ivshmem_client --help')\n", stderr); exit(2);
 		}
 	}
 	return optind;
