@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdbool.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -17,75 +16,11 @@
 _Static_assert(sizeof(long) == 8 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
 	       "the ivshmem protocol needs a 64-bit little-endian host");
 
-/* Larger batches make a message no cheaper. */
-#define BATCH 64
-
-/* The first ring: most queues never need another. */
-#define CAP_MIN 64
-
 /* An aligned control message with room for one descriptor. */
 union control {
 	struct cmsghdr header;
 	char space[CMSG_SPACE(sizeof(int))];
 };
-
-static struct scm_msg *queue_place(const struct scm_queue *q, size_t i)
-{
-	return &q->ring[(q->head + i) & (q->cap - 1)];
-}
-
-/* Moves the messages to a ring of cap places. Returns 0, or -1 with errno ENOMEM. */
-static int queue_resize(struct scm_queue *q, size_t cap)
-{
-	struct scm_msg *ring = reallocarray(NULL, cap, sizeof(*ring));
-
-	if (!ring)
-		return -1;
-	for (size_t i = 0; i < q->len; i++)
-		ring[i] = *queue_place(q, i);
-	free(q->ring);
-	*q = (struct scm_queue){.ring = ring, .len = q->len, .cap = cap};
-	return 0;
-}
-
-int scm_reserve(struct scm_queue *q, size_t n)
-{
-	size_t cap = q->cap ? q->cap : CAP_MIN;
-
-	while (cap - q->len < n)
-		cap *= 2;
-	return cap == q->cap ? 0 : queue_resize(q, cap);
-}
-
-int scm_push(struct scm_queue *q, int64_t value, int fd)
-{
-	if (scm_reserve(q, 1) < 0)
-		return -1;
-	*queue_place(q, q->len++) = (struct scm_msg){.value = value, .fd = fd};
-	return 0;
-}
-
-const struct scm_msg *scm_at(const struct scm_queue *q, size_t i)
-{
-	assert(i < q->len);
-	return queue_place(q, i);
-}
-
-int scm_cut(struct scm_queue *q, int64_t id, size_t vectors)
-{
-	size_t kept = 0, unsent;
-
-	for (size_t i = 0; i < q->len; i++) {
-		const struct scm_msg *m = queue_place(q, i);
-
-		if (m->value != id || m->fd < 0)
-			*queue_place(q, kept++) = *m;
-	}
-	unsent = q->len - kept;
-	q->len = kept;
-	assert(unsent <= vectors);
-	return unsent < vectors ? scm_push(q, id, -1) : 0;
-}
 
 /* Describes one message to the kernel; iov and control must live as long as header. */
 static void message_describe(const struct scm_msg *m, struct msghdr *header, struct iovec *iov,
@@ -105,52 +40,16 @@ static void message_describe(const struct scm_msg *m, struct msghdr *header, str
 	header->msg_controllen = sizeof(*control);
 }
 
-/* What an errno of sendmmsg means for the peer. */
-static enum scm_result send_failure(int error)
+int scm_send(int sock, const struct scm_msg *messages, size_t n)
 {
-	switch (error) {
-	case EAGAIN:
-	case EINTR:
-		return SCM_BLOCKED;
-	case ETOOMANYREFS: /* unread descriptors, of all our sockets together */
-	case ENOBUFS:
-	case ENOMEM:
-		return SCM_STARVED;
-	default:
-		return SCM_DEAD;
-	}
-}
+	struct mmsghdr batch[SCM_BATCH];
+	struct iovec iov[SCM_BATCH];
+	union control control[SCM_BATCH];
 
-enum scm_result scm_flush(struct scm_queue *q, int sock)
-{
-	struct mmsghdr batch[BATCH];
-	struct iovec iov[BATCH];
-	union control control[BATCH];
-
-	while (q->len > 0) {
-		size_t n = q->len < BATCH ? q->len : BATCH;
-		int sent;
-
-		for (size_t i = 0; i < n; i++)
-			message_describe(queue_place(q, i), &batch[i].msg_hdr, &iov[i],
-					 &control[i]);
-		sent = sendmmsg(sock, batch, (unsigned int)n, MSG_DONTWAIT | MSG_NOSIGNAL);
-		if (sent < 0)
-			return send_failure(errno);
-		q->head = (q->head + (size_t)sent) & (q->cap - 1);
-		q->len -= (size_t)sent;
-		if ((size_t)sent < n)
-			return SCM_BLOCKED;
-	}
-	if (q->cap > SCM_KEEP)
-		queue_resize(q, SCM_KEEP); /* if that fails, the larger ring serves as well */
-	return SCM_EMPTY;
-}
-
-void scm_free(struct scm_queue *q)
-{
-	free(q->ring);
-	*q = (struct scm_queue){0};
+	assert(n <= SCM_BATCH);
+	for (size_t i = 0; i < n; i++)
+		message_describe(&messages[i], &batch[i].msg_hdr, &iov[i], &control[i]);
+	return sendmmsg(sock, batch, (unsigned int)n, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
 /*

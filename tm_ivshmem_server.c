@@ -8,14 +8,14 @@
  * other peers and its own; the others get its eventfds, and later word that it left. Data and
  * doorbells then flow between the nodes directly, the server sees neither.
  *
- * Everything that is said to a peer goes through that peer's queue (send_scm.h). One round of the
- * loop takes signals, notices who has gone, queues word of that, accepts newcomers and queues their
- * greeting, and only then sends, from every queue as much as its socket takes. So nobody waits for
- * anybody, and no peer is freed while a list of peers is being walked.
+ * Nothing is queued for anybody. Peers stand in the order in which they joined, departures in the
+ * order in which they left; a peer has a place in both, and what it is to be told next follows from
+ * that (message_next). One round of the loop takes signals, notices who has gone, accepts
+ * newcomers, and only then sends, to every peer as much as its socket takes. So nobody waits for
+ * anybody, and one that does not read costs what any other costs.
  *
- * The rule that keeps queues bounded and right: when a peer leaves, its unsent eventfds are cut out
- * of every queue, and only those who had been sent at least one of them are told that it left
- * (scm_cut). Its eventfds are closed after that, so that no queue names a closed descriptor.
+ * All that must outlive the process stands in the ledger, a memfd: upon SIGHUP the process executes
+ * the program that is now on disk, which maps the ledger and goes on.
  *
  * Sockets must lie below FD_SETSIZE for select, so eventfds are moved above it.
  *
@@ -38,6 +38,7 @@
 #include <linux/sockios.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -74,19 +75,17 @@
 #define SYNC_MAX         86400 /* seconds: a day */
 #define IDS              65536 /* the device's register has 16 bits for it */
 #define PROTOCOL_VERSION 0
-#define STATE_VARIABLE   "TM_IVSHMEM_SERVER_STATE" /* from one image of the program to the next */
+#define LEDGER_VARIABLE  "TM_IVSHMEM_SERVER_STATE" /* from one image of the program to the next */
 #define REFUSED          (-1) /* a version that makes every QEMU exit with an error */
 #define MEMORY           (-1) /* the value beside the descriptor of the shared memory */
 
 /* How the loop is paced. */
 #define ACCEPTS_PER_ROUND 64
-#define SEND_RETRY_MS     20   /* until a send is tried again that the kernel had no room for */
-#define ACCEPT_RETRY_MS   250  /* and an accept, each of which is logged */
-#define STOP_POLL_MS      10   /* between looks at who has read everything, when the server ends */
-#define GREETING_MS       1000 /* that greetings under way get when the server ends */
-
-/* No queue may ever lack the room for one leave of each peer (peers_bury). */
-_Static_assert(SCM_KEEP >= FD_SETSIZE, "an emptied queue must have room for a leave of each peer");
+#define SEND_RETRY_MS     20    /* until a send is tried again that the kernel had no room for */
+#define ACCEPT_RETRY_MS   250   /* and an accept, each of which is logged */
+#define TRIAL_MS          10000 /* that a program gets to say that it can take over */
+#define STOP_POLL_MS      10    /* between looks at who has read everything, when the server ends */
+#define GREETING_MS       1000  /* that greetings under way get when the server ends */
 
 struct options {
 	const char *object;  /* absolute path of the backing store */
@@ -103,62 +102,88 @@ struct options {
 
 #define NOBODY ((gid_t)-1)
 
-/* The memory that all nodes share. With no memory at all (-L -m 0), fd is -1. */
-struct store {
-	int fd;        /* passed to every node; closed by store_close */
-	int lock;      /* the same object, opened again for the lock alone; closed by store_close */
-	uint64_t size; /* bytes */
-	bool created;  /* by this start */
-	uint64_t found; /* bytes that the object had before this start */
+/* What a peer has been told: it follows from this what it is to be told next (message_next). */
+struct place {
+	uint32_t head;       /* messages of the greeting's beginning: version, ID, memory */
+	uint32_t vectors;    /* eventfds of the peer with the serial number reached */
+	uint64_t reached;    /* of the newest peer of which it has been sent an eventfd; 0: none */
+	uint64_t departures; /* how many of all it has dealt with */
 };
 
-enum peer_state {
-	PEER_READY,   /* to be sent whatever is queued */
-	PEER_BLOCKED, /* its socket is full: waits for select */
-	PEER_STARVED, /* the kernel lacked something: waits for the timer */
-	PEER_GONE,    /* to be buried */
-};
-
+/* A peer stands at the number of its socket. That and the eventfds are closed by peer_free. */
 struct peer {
-	int id;
-	int sock;        /* closed by peer_free */
-	uint64_t joined; /* its number among all joins */
-	int64_t since;   /* now_ms() when it joined */
-	enum peer_state state;
-	struct scm_queue queue;
-	int eventfds[]; /* one for each vector, closed by peer_free */
+	uint64_t serial;   /* its number among all joins, from 1 on; 0: nobody is here */
+	uint64_t missed;   /* the departures before it joined, of which it never hears */
+	int64_t joined_ms; /* now_ms() when it joined */
+	struct place place;
+	uint32_t sending; /* a send is under way: how much of it went out is not known */
+	int32_t id;
+	int32_t eventfds[]; /* one for each vector */
+};
+
+struct departure {
+	uint64_t serial;
+	int64_t id;
+};
+
+/* When to do what, on the clock of now_ms; 0: not at all. */
+enum timer {
+	TIMER_ACCEPT, /* accept again, after the kernel had no room */
+	TIMER_SEND,   /* send again to starved peers */
+	TIMER_SYNC,   /* flush the object, for -y */
+	TIMER_TRIAL,  /* give up a program that does not say whether it can take over */
+	TIMERS,
+};
+
+#define LEDGER_MAGIC  UINT64_C(0x72656764656c6d74)
+#define LEDGER_LAYOUT 1
+
+/*
+ * All that must outlive the process, in memory that the next image maps as well. Its descriptors
+ * are closed at exit; -1: there is none. Behind it stand FD_SETSIZE peers, so many bytes each as
+ * peer_length says; of pages that nobody has touched the kernel keeps none.
+ */
+struct ledger {
+	_Alignas(64) uint64_t magic; /* so that the peers behind it are aligned */
+	uint32_t layout;
+	uint32_t peer_length;
+	uint32_t vectors, legacy;
+	uint64_t object_dev, object_ino;
+	uint64_t size; /* of the object, in bytes */
+	int32_t store; /* the object: passed to every node */
+	int32_t lock;  /* the same, opened again for the lock alone */
+	int32_t pidfile, listener;
+	int32_t signals;                 /* the signalfd */
+	int32_t flush_due;               /* the object is to be flushed, once no child does so */
+	uint64_t socket_dev, socket_ino; /* which socket is ours, among all that may stand there */
+	int64_t timers[TIMERS];
+	int32_t flusher, trial;     /* children of ours; 0: none */
+	uint64_t joins;             /* so far; the newest may not have become true */
+	uint64_t departures;        /* so far: each is true once it counts here */
+	struct departure ring[IDS]; /* the last of them, the nth at n % IDS */
 };
 
 struct server {
 	struct options opt;
 	gid_t group; /* who may connect; NOBODY: only the server's own user */
-	struct store store;
-	int pidfile;             /* closed by pidfile_close; -1: none */
-	bool pidfile_created;    /* by this start */
-	bool pidfile_written;    /* by this start */
-	char pidfile_before[32]; /* what it held: a start that fails gives it back */
-	int listener;            /* closed by socket_close */
-	dev_t socket_dev;        /* which socket is ours, among all that may stand at the path */
-	ino_t socket_ino;
+	struct ledger *ledger;
+	int ledger_fd;
+	bool object_created;   /* by this start */
+	uint64_t object_found; /* bytes that the object had before this start */
+	bool pidfile_created;  /* by this start */
 	char **argv;
 	const char *program; /* absolute path of what HUP executes */
-	pid_t checker;       /* the child that tries whether that can take over; 0: none */
 	int parent;          /* the pipe to a parent that waits until we are ready; else -1 */
-	int signals;         /* the signalfd, closed at exit */
-	int spare;           /* /dev/null: given up to refuse a client when no descriptor is left */
-	pid_t flusher;       /* the child that flushes the object to disk; 0: none */
-	int flush_again;     /* when it has ended */
-	int64_t flush_at;    /* when -y wants the next flush */
-	int64_t accept_at;   /* when to accept again after the kernel had no room; 0: now */
-	int64_t send_at;     /* when to send to starved peers again */
-	int64_t stop_at;     /* when to end at the latest; 0: not ending */
-	size_t count;
-	struct peer *peers[FD_SETSIZE]; /* in the order in which they joined */
-	uint64_t joins;                 /* so far */
-	uint64_t retired[IDS];          /* by ID: the joins when its last peer left; IN_USE */
+	int spare; /* /dev/null: given up where no descriptor is left, to refuse a client or to
+		      restart; -1: there is none */
+	int64_t stop_at;            /* when to end at the latest; 0: not ending */
+	size_t count;               /* of peers */
+	uint16_t order[FD_SETSIZE]; /* their sockets, in the order in which they joined */
+	fd_set present;             /* the same sockets */
+	fd_set due;                 /* those that may be owed something */
+	fd_set blocked;             /* those that are full: they wait for select */
+	fd_set starved;             /* those for which the kernel lacked something: a timer */
 };
-
-#define IN_USE UINT64_MAX
 
 /*
  * Logging: one line for each event, on stderr or, in the background, to syslog.
@@ -172,45 +197,46 @@ static void log_to_syslog(void)
 	background = true;
 }
 
-/* Logs one line, with the text of error behind it unless that is 0, and keeps errno. */
-__attribute__((format(printf, 3, 4))) static void log_line(int level, int error, const char *format,
+/* Logs one line, with the text of error behind it unless that is 0. Keeps errno, returns false. */
+__attribute__((format(printf, 3, 4))) static bool log_line(int level, int error, const char *format,
 							   ...)
 {
-	int saved = errno, n;
+	int saved = errno, name, n;
 	char line[2 * PATH_MAX];
 	va_list args;
 
+	name = snprintf(line, NAME_MAX, "%s: ", program_invocation_short_name);
+	n = name;
 	va_start(args, format);
-	n = vsnprintf(line, sizeof(line), format, args);
+	n += vsnprintf(line + n, sizeof(line) - (size_t)n - 1, format, args);
 	va_end(args);
-	if (error && n >= 0 && (size_t)n < sizeof(line))
-		snprintf(line + n, sizeof(line) - (size_t)n, ": %s", strerror(error));
-	for (char *c = line; *c; c++)
-		if ((unsigned char)*c < ' ' || *c == 127)
-			*c = '?'; /* whatever a path or a process is called */
+	if (error && (size_t)n < sizeof(line) - 1)
+		snprintf(line + n, sizeof(line) - (size_t)n - 1, ": %s", strerror(error));
+	n = (int)strlen(line);
+	for (int i = 0; i < n; i++)
+		if ((unsigned char)line[i] < ' ' || line[i] == 127)
+			line[i] = '?'; /* whatever a path or a process is called */
+	line[n] = '\n';
 	if (background)
-		syslog(level, "%s", line);
+		syslog(level, "%.*s", n - name, line + name);
 	else
-		fprintf(stderr, "%s: %s\n", program_invocation_short_name, line);
+		(void)!write(STDERR_FILENO, line, (size_t)n + 1); /* at once: others write, too */
 	errno = saved;
-}
-
-static bool failure(void)
-{
 	return false;
 }
 
 /* Four verbs: what happened; what failed, with errno's text; what is wrong where errno has nothing
  * to add; a mistake in the command line, which ends the program. The middle two give their caller
  * false to return. */
-#define say(...)    log_line(LOG_INFO, 0, __VA_ARGS__)
-#define fail(...)   (log_line(LOG_ERR, errno, __VA_ARGS__), failure())
-#define refuse(...) (log_line(LOG_ERR, 0, __VA_ARGS__), failure())
-#define VALUE       "'%.300s'" /* of the command line: the remedy behind it must not be cut off */
-#define usage(format, ...)                                                                         \
-	do {                                                                                       \
-		refuse(format " (see '%s --help')", ##__VA_ARGS__, program_invocation_short_name); \
-		exit(2);                                                                           \
+#define say(...)      log_line(LOG_INFO, 0, __VA_ARGS__)
+#define fail(...)     log_line(LOG_ERR, errno, __VA_ARGS__)
+#define complain(...) log_line(LOG_ERR, 0, __VA_ARGS__)
+#define VALUE         "'%.300s'" /* of the command line: the remedy behind it must not be cut off */
+#define usage(format, ...)                                           \
+	do {                                                         \
+		complain(format " (see '%s --help')", ##__VA_ARGS__, \
+			 program_invocation_short_name);             \
+		exit(2);                                             \
 	} while (0)
 
 /* The text of a size, as -m takes it: in the largest unit of which it is a multiple. */
@@ -220,18 +246,13 @@ struct size_text {
 
 static struct size_text size_text(uint64_t bytes)
 {
-	static const char units[] = "KMGT";
+	static const char *const units[] = {" bytes", "K", "M", "G", "T"};
 	struct size_text out;
-	int unit = -1;
+	int unit = 0;
 
-	while (bytes && bytes % 1024 == 0 && unit < 3) {
+	for (; bytes && bytes % 1024 == 0 && unit < 4; unit++)
 		bytes /= 1024;
-		unit++;
-	}
-	if (unit < 0)
-		snprintf(out.text, sizeof(out.text), "%" PRIu64 " bytes", bytes);
-	else
-		snprintf(out.text, sizeof(out.text), "%" PRIu64 "%c", bytes, units[unit]);
+	snprintf(out.text, sizeof(out.text), "%" PRIu64 "%s", bytes, units[unit]);
 	return out;
 }
 
@@ -424,36 +445,29 @@ static gid_t group_find(const char *name)
 	return (gid_t)number;
 }
 
-static uint64_t page_size(void)
-{
-	return (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
 /*
  * Whether QEMU can map so many bytes (hazard 7). If not, *why gets the reason and the remedy; the
  * caller frees it.
  */
 static bool size_fits(const struct options *o, uint64_t bytes, char **why)
 {
-	uint64_t below = bytes ? UINT64_C(1) << (63 - __builtin_clzll(bytes)) : 0;
-	int n;
+	uint64_t page = (uint64_t)getpagesize(), below, above;
 
-	if (bytes < page_size())
-		n = asprintf(why, "less than one page; give at least %s", SIZE(page_size()));
-	else if (o->legacy && bytes % page_size())
-		n = asprintf(why, "not a multiple of the page size; the nearest are %s and %s",
-			     SIZE(bytes / page_size() * page_size()),
-			     SIZE((bytes / page_size() + 1) * page_size()));
-	else if (!o->legacy && bytes != below && below << 1 > INT64_MAX)
-		n = asprintf(why, "not a power of two, which QEMU needs; the nearest is %s",
-			     SIZE(below));
-	else if (!o->legacy && bytes != below)
-		n = asprintf(why, "not a power of two, which QEMU needs; the nearest are %s and %s",
-			     SIZE(below), SIZE(below << 1));
-	else
+	if (bytes < page) {
+		if (asprintf(why, "less than one page; give at least %s", SIZE(page)) < 0)
+			*why = NULL;
+		return false;
+	}
+	below = o->legacy ? bytes / page * page : UINT64_C(1) << (63 - __builtin_clzll(bytes));
+	above = below + (o->legacy ? page : below);
+	if (bytes == below)
 		return true;
-	if (n < 0)
-		*why = strdup("a size that QEMU cannot map");
+	if (asprintf(why,
+		     above > INT64_MAX ? "not a %s; the nearest is %s"
+				       : "not a %s; the nearest are %s and %s",
+		     o->legacy ? "multiple of the page size" : "power of two, which QEMU needs",
+		     SIZE(below), SIZE(above)) < 0)
+		*why = NULL;
 	return false;
 }
 
@@ -501,9 +515,7 @@ static void options_parse(struct options *o, int argc, char **argv)
 	opterr = 0;
 	while ((letter = getopt_long(argc, argv, short_options, long_options, NULL)) != -1) {
 		switch (letter) {
-		case 'd':
-			o->daemonize = true;
-			break;
+		case 'd': o->daemonize = true; break;
 		case 'f':
 			file = optarg;
 			o->object = path_parse('f', &argv[optind - 1]);
@@ -519,39 +531,18 @@ static void options_parse(struct options *o, int argc, char **argv)
 			o->size = size_parse();
 			o->sized = true;
 			break;
-		case 't':
-			o->truncate = true;
-			break;
-		case 'a':
-			o->allocate = true;
-			break;
-		case 'n':
-			o->vectors = number_parse('n', 0, VECTORS_MAX);
-			break;
-		case 'p':
-			o->socket = socket_parse(&argv[optind - 1]);
-			break;
-		case 'g':
-			o->group = optarg;
-			break;
-		case 'L':
-			o->legacy = true;
-			break;
-		case 'i':
-			o->pidfile = path_parse('i', &argv[optind - 1]);
-			break;
-		case 'y':
-			o->sync = number_parse('y', 1, SYNC_MAX);
-			break;
-		case 'v':
-			o->verbose = true;
-			break;
-		case 'V':
-			print_and_exit("tm_ivshmem_server " VERSION "\n");
-		case 'h':
-			print_and_exit(help_text);
-		case ':':
-			usage("%s needs a value", option_name(optopt));
+		case 't': o->truncate = true; break;
+		case 'a': o->allocate = true; break;
+		case 'n': o->vectors = number_parse('n', 0, VECTORS_MAX); break;
+		case 'p': o->socket = socket_parse(&argv[optind - 1]); break;
+		case 'g': o->group = optarg; break;
+		case 'L': o->legacy = true; break;
+		case 'i': o->pidfile = path_parse('i', &argv[optind - 1]); break;
+		case 'y': o->sync = number_parse('y', 1, SYNC_MAX); break;
+		case 'v': o->verbose = true; break;
+		case 'V': print_and_exit("tm_ivshmem_server " VERSION "\n");
+		case 'h': print_and_exit(help_text);
+		case ':': usage("%s needs a value", option_name(optopt));
 		default:
 			if (!optopt)
 				usage("unknown or ambiguous option " VALUE, argv[optind - 1]);
@@ -570,16 +561,26 @@ static void options_parse(struct options *o, int argc, char **argv)
  * Limits
  */
 
-/* Opens the spare descriptor, after making sure that 0 to 2 exist and none of ours is taken for
- * them. */
-static bool spare_open(struct server *s)
+/*
+ * Opens the spare descriptor, after making sure that 0 to 2 exist and none of ours is taken for
+ * them. Returns it or, after having said why, -1.
+ */
+static int spare_open(void)
 {
-	do {
-		s->spare = open("/dev/null", O_RDWR | O_CLOEXEC);
-		if (s->spare >= 0 && s->spare <= STDERR_FILENO)
-			fcntl(s->spare, F_SETFD, 0);
-	} while (s->spare >= 0 && s->spare <= STDERR_FILENO);
-	return s->spare >= 0 || fail("cannot open /dev/null");
+	int fd;
+
+	while ((fd = open("/dev/null", O_RDWR | O_CLOEXEC)) >= 0 && fd <= STDERR_FILENO)
+		fcntl(fd, F_SETFD, 0);
+	if (fd < 0)
+		fail("cannot open /dev/null");
+	return fd;
+}
+
+static void spare_close(struct server *s)
+{
+	if (s->spare >= 0)
+		close(s->spare);
+	s->spare = -1;
 }
 
 /*
@@ -588,28 +589,22 @@ static bool spare_open(struct server *s)
  */
 static void descriptor_limit_raise(void)
 {
-	FILE *f = fopen("/proc/sys/fs/nr_open", "re");
-	struct rlimit limit;
-	unsigned long most = 0;
+	struct rlimit limit, most;
 
-	if (f) {
-		if (fscanf(f, "%lu", &most) != 1)
-			most = 0;
-		fclose(f);
-	}
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0) {
 		fail("cannot read the limit of open descriptors");
 		return;
 	}
-	if (most > limit.rlim_max &&
-	    setrlimit(RLIMIT_NOFILE, &(struct rlimit){.rlim_cur = most, .rlim_max = most}) == 0)
-		return;
-	if (limit.rlim_cur < limit.rlim_max) {
-		limit.rlim_cur = limit.rlim_max;
-		if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
-			fail("cannot raise the limit of open descriptors to %lu",
-			     (unsigned long)limit.rlim_max);
+	/* Where the kernel's own limit is, only trying shows: fs.nr_open need not be readable. */
+	for (rlim_t n = 1 << 30; n > limit.rlim_max; n /= 2) {
+		most = (struct rlimit){n, n};
+		if (setrlimit(RLIMIT_NOFILE, &most) == 0)
+			return;
 	}
+	most = (struct rlimit){limit.rlim_max, limit.rlim_max};
+	if (limit.rlim_cur < limit.rlim_max && setrlimit(RLIMIT_NOFILE, &most) < 0)
+		fail("cannot raise the limit of open descriptors to %ju",
+		     (uintmax_t)limit.rlim_max);
 }
 
 /*
@@ -657,55 +652,46 @@ static void file_remove(int fd, const char *path)
 }
 
 /*
- * Opens a regular file, or creates it with the mode, and locks it until the descriptor is closed.
- * Returns that or, after having said why, -1; if somebody else has the lock, it calls taken to say
- * so.
+ * Opens a regular file, or creates it with the mode, and locks it until *fd is closed. If somebody
+ * else has the lock, it calls taken to say so.
  */
-static int file_claim(const char *path, int flags, mode_t mode, bool *created,
-		      void (*taken)(const char *path, int fd))
+static bool file_claim(const char *path, int flags, mode_t mode, int32_t *fd, bool *created,
+		       void (*taken)(const char *path, int fd))
 {
 	struct stat st;
-	int fd;
 
 	/* To open a device or a FIFO may do something: look first. */
-	if ((flags & O_NOFOLLOW ? lstat(path, &st) : stat(path, &st)) == 0 &&
-	    !S_ISREG(st.st_mode)) {
-		refuse("cannot use %s: it is not a regular file; choose another path", path);
-		return -1;
-	}
+	if (fstatat(AT_FDCWD, path, &st, flags & O_NOFOLLOW ? AT_SYMLINK_NOFOLLOW : 0) == 0 &&
+	    !S_ISREG(st.st_mode))
+		return complain("cannot use %s: it is not a regular file; choose another path",
+				path);
 	flags |= O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
-	fd = open(path, flags);
-	if (fd < 0 && errno == ENOENT) {
-		fd = open(path, flags | O_CREAT | O_EXCL, mode);
-		*created = fd >= 0;
-		if (fd < 0 && errno == EEXIST) { /* somebody was quicker, or a link leads nowhere */
-			fd = open(path, flags);
-			if (fd < 0 && errno == ENOENT) {
-				refuse("cannot use %s: it is a link to a file that does not exist; "
-				       "create that, or remove the link",
-				       path);
-				return -1;
-			}
-		}
+	*fd = open(path, flags);
+	if (*fd < 0 && errno == ENOENT) {
+		*fd = open(path, flags | O_CREAT | O_EXCL, mode);
+		*created = *fd >= 0;
+		if (*fd < 0 && errno == EEXIST) /* somebody was quicker, or a link leads nowhere */
+			*fd = open(path, flags);
+		if (*fd < 0 && errno == ENOENT && lstat(path, &st) == 0)
+			return complain("cannot use %s: it is a link to a file that does not "
+					"exist; create that, or remove the link",
+					path);
 	}
-	if (fd < 0) {
-		fail("cannot open %s", path);
-		return -1;
-	}
-	if (flock(fd, LOCK_EX | LOCK_NB) == 0 && file_stands_at(fd, path))
-		return fd;
+	if (*fd < 0)
+		return fail("cannot open %s", path);
+	if (flock(*fd, LOCK_EX | LOCK_NB) == 0 && file_stands_at(*fd, path))
+		return true;
 	if (errno == EWOULDBLOCK) {
-		taken(path, fd); /* even if we created it, it is theirs now */
+		taken(path, *fd); /* even if we created it, it is theirs now */
 	} else if (errno == ENOENT) {
-		refuse("%s was replaced while it was being opened: try again", path);
+		complain("%s was replaced while it was being opened: try again", path);
 	} else {
 		fail("cannot lock %s", path);
 		if (*created)
 			unlink(path);
 	}
 	*created = false;
-	close(fd);
-	return -1;
+	return false;
 }
 
 /* Whether an errno of chown says that this user, or this file system, cannot do it at all. */
@@ -738,89 +724,92 @@ static void pidfile_taken(const char *path, int fd)
 
 	if (read(fd, holder, sizeof(holder) - 1) < 0)
 		fail("cannot read %s", path);
-	refuse("pidfile %s is held by process %.*s: stop that one, or choose another path with -i",
-	       path, (int)strcspn(holder, "\n"), holder);
+	complain(
+		"pidfile %s is held by process %.*s: stop that one, or choose another path with -i",
+		path, (int)strcspn(holder, "\n"), holder);
 }
 
-/* Makes this what the pidfile holds. */
-static bool pidfile_write(struct server *s, const char *text)
-{
-	size_t n = strlen(text);
-
-	/* Emptied first: half of an old number must not follow ours. */
-	if (ftruncate(s->pidfile, 0) < 0 || pwrite(s->pidfile, text, n, 0) != (ssize_t)n)
-		return fail("cannot write pidfile %s", s->opt.pidfile);
-	return true;
-}
-
-/* Opens, locks and writes the pidfile; a file that holds anything but a number is left alone. */
-static bool pidfile_open(struct server *s)
+/* Opens and locks the pidfile; a file that holds anything but a number is left alone. */
+static bool pidfile_claim(struct server *s)
 {
 	const char *path = s->opt.pidfile;
-	char *text = s->pidfile_before, number[16];
+	char text[32] = "";
 	ssize_t n;
 
 	if (!path)
 		return true;
-	s->pidfile = file_claim(path, O_NOFOLLOW, 0644, &s->pidfile_created, pidfile_taken);
-	if (s->pidfile < 0)
+	if (!file_claim(path, O_NOFOLLOW, 0644, &s->ledger->pidfile, &s->pidfile_created,
+			pidfile_taken))
 		return false;
-	n = read(s->pidfile, text, sizeof(s->pidfile_before) - 1);
+	n = pread(s->ledger->pidfile, text, sizeof(text) - 1, 0);
 	if (n < 0)
 		return fail("cannot read %s", path);
 	if (n > 0 && (strspn(text, "0123456789") != (size_t)n - 1 || n == 1 || text[n - 1] != '\n'))
-		return refuse("%s exists and is not a pidfile: choose another path with -i", path);
-	s->pidfile_written = true;
-	snprintf(number, sizeof(number), "%d\n", (int)getpid());
-	return pidfile_write(s, number);
+		return complain("%s exists and is not a pidfile: choose another path with -i",
+				path);
+	return true;
 }
 
-/* Removes the pidfile, or gives it back what it held before a start that fails, and closes it. */
-static void pidfile_close(struct server *s, bool keep)
+static bool pidfile_write(struct server *s)
 {
-	if (s->pidfile < 0)
-		return;
-	if (keep || s->pidfile_created)
-		file_remove(s->pidfile, s->opt.pidfile);
-	else if (s->pidfile_written)
-		pidfile_write(s, s->pidfile_before);
-	close(s->pidfile);
-	s->pidfile = -1;
+	int fd = s->ledger->pidfile;
+
+	/* Emptied first: half of an old number must not follow ours. */
+	if (fd >= 0 && (ftruncate(fd, 0) < 0 || dprintf(fd, "%d\n", (int)getpid()) < 0))
+		return fail("cannot write pidfile %s", s->opt.pidfile);
+	return true;
+}
+
+/* Removes the pidfile, but for one that a start that fails has found. */
+static void pidfile_remove(const struct server *s, bool keep)
+{
+	if (s->ledger->pidfile >= 0 && (keep || s->pidfile_created))
+		file_remove(s->ledger->pidfile, s->opt.pidfile);
 }
 
 /*
  * Backing store
  */
 
+/* What the object and its file system are like. */
+struct examination {
+	struct stat st;
+	struct statfs fs;
+};
+
 static void store_taken(const char *path, int fd)
 {
 	(void)fd;
-	refuse("%s is served by another server: stop that one, or choose another object with -f or "
-	       "-s",
-	       path);
+	complain("%s is served by another server: stop that one, or choose another object with -f "
+		 "or -s",
+		 path);
 }
 
 /*
  * Opens the object twice: first for the lock, which dies with the server though nodes keep the
- * memory open, then for the nodes.
+ * memory open, then for the nodes. Examines it for all who ask later.
  */
-static bool store_claim(struct server *s)
+static bool store_claim(struct server *s, struct examination *e)
 {
+	struct ledger *l = s->ledger;
 	const char *name = s->opt.object;
 	int flags = s->opt.shm ? O_NOFOLLOW : 0;
-	struct stat st, opened;
+	struct stat locked;
 
-	s->store.lock = file_claim(name, flags, 0600, &s->store.created, store_taken);
-	if (s->store.lock < 0)
+	if (!file_claim(name, flags, 0600, &l->lock, &s->object_created, store_taken))
 		return false;
-	s->store.fd = open(name, flags | O_RDWR | O_CLOEXEC | O_NOCTTY);
-	if (s->store.fd < 0)
+	l->store = open(name, flags | O_RDWR | O_CLOEXEC | O_NOCTTY);
+	if (l->store < 0)
 		return fail("cannot open %s", name);
-	if (fstat(s->store.lock, &st) < 0 || fstat(s->store.fd, &opened) < 0)
+	if (fstat(l->lock, &locked) < 0 || fstat(l->store, &e->st) < 0)
 		return fail("cannot examine %s", name);
-	if (st.st_dev != opened.st_dev || st.st_ino != opened.st_ino)
-		return refuse("%s was replaced while it was being opened: try again", name);
-	s->store.found = s->store.size = (uint64_t)st.st_size;
+	if (fstatfs(l->store, &e->fs) < 0)
+		return fail("cannot examine the file system of %s", name);
+	if (e->st.st_dev != locked.st_dev || e->st.st_ino != locked.st_ino)
+		return complain("%s was replaced while it was being opened: try again", name);
+	l->object_dev = e->st.st_dev;
+	l->object_ino = e->st.st_ino;
+	s->object_found = l->size = (uint64_t)e->st.st_size;
 	return true;
 }
 
@@ -829,7 +818,7 @@ static bool store_size_choose(struct server *s)
 {
 	const struct options *o = &s->opt;
 	const char *name = o->object;
-	uint64_t found = s->store.found, wanted = found;
+	uint64_t found = s->object_found, wanted = found;
 	char *why;
 
 	if (found == 0) {
@@ -837,47 +826,38 @@ static bool store_size_choose(struct server *s)
 	} else if (o->truncate) {
 		wanted = o->size;
 	} else if (o->sized && o->size > found) {
-		return refuse("%s has %s, less than -m %s: leave out -m to serve it as it is, or "
-			      "add -t to enlarge it",
-			      name, SIZE(found), SIZE(o->size));
+		return complain("%s has %s, less than -m %s: leave out -m to serve it as it is, or "
+				"add -t to enlarge it",
+				name, SIZE(found), SIZE(o->size));
 	}
 	if (size_fits(o, wanted, &why)) {
-		s->store.size = wanted;
+		s->ledger->size = wanted;
 		if (o->sized && wanted > o->size)
 			say("%s has %s, more than -m %s: all of it is served", name, SIZE(found),
 			    SIZE(o->size));
 		return true;
 	}
-	refuse("cannot serve %s, which has %s: %s (-t with -m resizes it)", name, SIZE(found), why);
+	complain("cannot serve %s, which has %s: %s (-t with -m resizes it)", name, SIZE(found),
+		 why);
 	free(why);
 	return false;
 }
 
-/*
- * Whether the file system can hold the size. *map, how many bytes must be mapped to know that nodes
- * can map all, becomes all of it where mapping reserves huge pages.
- */
-static bool store_size_check(struct server *s, size_t *map)
+/* Whether the file system can hold the size. */
+static bool store_size_check(const struct server *s, const struct examination *e)
 {
 	const char *name = s->opt.object;
-	uint64_t size = s->store.size, most;
-	struct statfs fs;
+	uint64_t size = s->ledger->size, block = (uint64_t)e->fs.f_bsize;
+	uint64_t most = (uint64_t)e->fs.f_blocks * block;
 
-	if (fstatfs(s->store.fd, &fs) < 0)
-		return fail("cannot examine the file system of %s", name);
-	most = (uint64_t)fs.f_blocks * (uint64_t)fs.f_bsize;
-	if (fs.f_type == HUGETLBFS_MAGIC) {
-		*map = size;
-		if (size % (uint64_t)fs.f_bsize)
-			return refuse("cannot serve %s with %s: its file system holds whole huge "
-				      "pages; give a multiple of %s with -m",
-				      name, SIZE(size), SIZE((uint64_t)fs.f_bsize));
-	} else if (fs.f_type == TMPFS_MAGIC && most && size > most) {
-		return refuse(
-			"cannot serve %s with %s: its tmpfs holds %s; enlarge that with mount -o "
-			"remount,size=, or give less with -m",
-			name, SIZE(size), SIZE(most));
-	}
+	if (e->fs.f_type == HUGETLBFS_MAGIC && size % block)
+		return complain("cannot serve %s with %s: its file system holds whole huge pages; "
+				"give a multiple of %s with -m",
+				name, SIZE(size), SIZE(block));
+	if (e->fs.f_type == TMPFS_MAGIC && most && size > most)
+		return complain("cannot serve %s with %s: its tmpfs holds %s; enlarge that with "
+				"mount -o remount,size=, or give less with -m",
+				name, SIZE(size), SIZE(most));
 	return true;
 }
 
@@ -891,21 +871,17 @@ static bool signals_pending(void)
 }
 
 /* Reserves every block, in steps, so that it can be seen and ended. */
-static bool store_allocate(struct server *s)
+static bool store_allocate(const struct server *s, const struct examination *e)
 {
 	static const char failed[] =
 		"cannot reserve %s for %s (without -a, blocks are taken as they are written)";
-	const uint64_t size = s->store.size, step = UINT64_C(64) << 20;
+	const uint64_t size = s->ledger->size, step = UINT64_C(64) << 20;
 	bool tell = isatty(STDERR_FILENO);
-	uint64_t left;
-	struct statfs fs;
-	struct stat st;
+	uint64_t left = geteuid() == 0 ? e->fs.f_bfree : e->fs.f_bavail; /* some are root's alone */
 
-	if (fstat(s->store.fd, &st) < 0 || fstatfs(s->store.fd, &fs) < 0)
-		return fail("cannot examine %s", s->opt.object);
-	left = geteuid() == 0 ? fs.f_bfree : fs.f_bavail; /* some blocks may be root's alone */
 	/* A file system without a limit, such as a hugetlbfs, says that it has 0 blocks. */
-	if (fs.f_blocks && size > left * (uint64_t)fs.f_bsize + (uint64_t)st.st_blocks * 512) {
+	if (e->fs.f_blocks &&
+	    size > left * (uint64_t)e->fs.f_bsize + (uint64_t)e->st.st_blocks * 512) {
 		errno = ENOSPC; /* seen before the disk is full */
 		return fail(failed, SIZE(size), s->opt.object);
 	}
@@ -913,9 +889,8 @@ static bool store_allocate(struct server *s)
 		off_t length = (off_t)(size - at < step ? size - at : step);
 		int error = signals_pending() ? EINTR : 0;
 
-		if (!error && fallocate(s->store.fd, 0, (off_t)at, length) < 0)
+		if (!error && fallocate(s->ledger->store, 0, (off_t)at, length) < 0)
 			error = errno;
-
 		if (tell)
 			fprintf(stderr, "\r%s: reserving %s: %3d %%%s",
 				program_invocation_short_name, s->opt.object,
@@ -929,28 +904,23 @@ static bool store_allocate(struct server *s)
 }
 
 /* A node that writes to a hole on a full file system is killed: warn of that. */
-static bool store_warn_sparse(struct server *s)
+static void store_warn_sparse(const struct server *s, const struct examination *e)
 {
-	struct statfs fs;
-	struct stat st;
-	uint64_t missing, left;
+	uint64_t left = (uint64_t)e->fs.f_bavail * (uint64_t)e->fs.f_bsize;
+	uint64_t size = s->ledger->size, blocks = (uint64_t)e->st.st_blocks * 512;
 
-	if (fstat(s->store.fd, &st) < 0 || fstatfs(s->store.fd, &fs) < 0)
-		return fail("cannot examine %s", s->opt.object);
-	left = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize;
-	missing = s->store.size - (uint64_t)st.st_blocks * 512;
-	if (fs.f_blocks && fs.f_type != HUGETLBFS_MAGIC &&
-	    (uint64_t)st.st_blocks * 512 < s->store.size && missing > left)
+	if (e->fs.f_blocks && e->fs.f_type != HUGETLBFS_MAGIC && blocks < size &&
+	    size - blocks > left)
 		say("warning: %s lacks %s of its blocks and only %s are free: a node that writes "
 		    "when they are used up is killed; -a reserves them now",
-		    s->opt.object, SIZE(missing), SIZE(left >> 20 << 20));
-	return true;
+		    s->opt.object, SIZE(size - blocks), SIZE(left >> 20 << 20));
 }
 
-/* Maps as QEMU will, to learn now whether the file system can. */
-static bool store_map_try(struct server *s, size_t bytes)
+/* Maps as QEMU will, to learn now whether the file system can: all, where that takes huge pages. */
+static bool store_map_try(const struct server *s, const struct examination *e)
 {
-	void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, s->store.fd, 0);
+	size_t bytes = e->fs.f_type == HUGETLBFS_MAGIC ? s->ledger->size : (size_t)getpagesize();
+	void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, s->ledger->store, 0);
 
 	if (memory == MAP_FAILED)
 		return fail("cannot map %s of %s: choose a file system that can share memory, with "
@@ -960,92 +930,140 @@ static bool store_map_try(struct server *s, size_t bytes)
 	return true;
 }
 
-/* Opens or creates the object and enlarges it; store_close undoes what a failed start has done. */
+/* Opens or creates the object and enlarges it; store_leave undoes what a failed start has done. */
 static bool store_open(struct server *s)
 {
-	size_t map = page_size();
+	const struct ledger *l = s->ledger;
+	struct examination e = {0};
 
 	if (s->opt.sized && s->opt.size == 0)
 		return true;
-	if (!store_claim(s) || !store_size_choose(s) || !store_size_check(s, &map))
+	if (!store_claim(s, &e) || !store_size_choose(s) || !store_size_check(s, &e))
 		return false;
-	if (s->store.size > s->store.found && ftruncate(s->store.fd, (off_t)s->store.size) < 0)
-		return fail("cannot give %s a size of %s", s->opt.object, SIZE(s->store.size));
-	if (!store_map_try(s, map) || (s->opt.allocate && !store_allocate(s)) ||
-	    !store_warn_sparse(s))
+	if (l->size > s->object_found && ftruncate(l->store, (off_t)l->size) < 0)
+		return fail("cannot give %s a size of %s", s->opt.object, SIZE(l->size));
+	if (!store_map_try(s, &e) || (s->opt.allocate && !store_allocate(s, &e)))
 		return false;
-	return !s->store.created || group_admit(s, s->store.fd, s->opt.object);
+	if (!s->opt.allocate)
+		store_warn_sparse(s, &e);
+	return !s->object_created || group_admit(s, l->store, s->opt.object);
 }
 
 /* Shrinks the object, as the last step of a start: the only one that cannot be undone. */
 static bool store_shrink(struct server *s)
 {
-	if (s->store.size >= s->store.found)
+	uint64_t size = s->ledger->size;
+
+	if (size >= s->object_found)
 		return true;
-	if (ftruncate(s->store.fd, (off_t)s->store.size) < 0)
-		return fail("cannot shrink %s to %s", s->opt.object, SIZE(s->store.size));
-	say("%s shrank from %s to %s", s->opt.object, SIZE(s->store.found), SIZE(s->store.size));
+	if (ftruncate(s->ledger->store, (off_t)size) < 0)
+		return fail("cannot shrink %s to %s", s->opt.object, SIZE(size));
+	say("%s shrank from %s to %s", s->opt.object, SIZE(s->object_found), SIZE(size));
 	return true;
 }
 
-/*
- * Flushes a file to disk in a child, so that the loop never waits for the disk; while one is at
- * work, the next waits for it. flusher_reap hears of the outcome.
- */
-static void store_flush(struct server *s)
+/* Leaves the object behind: flushed to disk, or as it was found if it is not to be kept. */
+static void store_leave(const struct server *s, bool keep)
 {
-	if (s->opt.shm || s->store.fd < 0)
-		return;
-	s->flush_again = s->flusher > 0;
-	if (s->flusher > 0)
-		return;
-	s->flusher = fork();
-	if (s->flusher == 0) {
-		/* Nothing of ours but the object may outlive us in here, above all not the locks.
-		 */
-		close_range(0, (unsigned int)s->store.fd - 1, 0);
-		close_range((unsigned int)s->store.fd + 1, UINT_MAX, 0);
-		_exit(fdatasync(s->store.fd) < 0 ? errno : 0);
-	}
-	if (s->flusher < 0) {
-		fail("cannot start a process to flush %s to disk", s->opt.object);
-		s->flusher = 0;
-	}
-}
-
-/* Says how a child of store_flush ended, and starts the next if there is one to be. */
-static void flusher_reap(struct server *s)
-{
-	int status;
-	pid_t ended = s->flusher ? waitpid(s->flusher, &status, WNOHANG) : 0;
-
-	if (ended == 0)
-		return;
-	s->flusher = 0;
-	if (ended > 0)
-		errno = WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
-	if (errno)
-		fail("cannot flush %s to disk", s->opt.object);
-	if (s->flush_again)
-		store_flush(s);
-}
-
-/* Closes the object: flushed to disk, or as it was found if it is not to be kept. */
-static void store_close(struct server *s, bool keep)
-{
+	const struct ledger *l = s->ledger;
 	const char *name = s->opt.object;
 
-	if (keep && !s->opt.shm && s->store.fd >= 0 && fdatasync(s->store.fd) < 0)
+	if (l->store < 0 && l->lock < 0)
+		return;
+	if (keep && !s->opt.shm && fdatasync(l->store) < 0)
 		fail("cannot flush %s to disk", name);
-	if (!keep && s->store.created)
-		file_remove(s->store.lock, name);
-	if (!keep && !s->store.created && s->store.size > s->store.found &&
-	    ftruncate(s->store.fd, (off_t)s->store.found) < 0)
+	if (!keep && s->object_created)
+		file_remove(l->lock, name);
+	else if (!keep && l->size > s->object_found &&
+		 ftruncate(l->store, (off_t)s->object_found) < 0)
 		fail("cannot give %s its size back", name);
-	if (s->store.fd >= 0)
-		close(s->store.fd);
-	if (s->store.lock >= 0)
-		close(s->store.lock);
+}
+
+/*
+ * The ledger
+ *
+ * Death can come between any two machine instructions, and the next image must make sense of what
+ * it finds. So each change of the ledger has one store that makes it true, and ledger_order()
+ * stands between that store and those before and after it: a join is true once the peer has its
+ * serial number; a leave once it counts among the departures, whether or not the peer's place has
+ * been given free; a send that is marked may have happened or not.
+ */
+
+/* Keeps the compiler from moving stores past this point. (A process sees its own in order.) */
+#ifndef ledger_order
+#define ledger_order() atomic_signal_fence(memory_order_seq_cst)
+#endif
+
+/* Bytes from one peer to the next: whole cache lines. */
+static uint32_t peer_length(unsigned int vectors)
+{
+	size_t bytes = sizeof(struct peer) + vectors * sizeof(int32_t);
+
+	return (uint32_t)((bytes + 63) / 64 * 64);
+}
+
+static size_t ledger_length(unsigned int vectors)
+{
+	return sizeof(struct ledger) + FD_SETSIZE * (size_t)peer_length(vectors);
+}
+
+static bool ledger_map(struct server *s, size_t length, int protection)
+{
+	s->ledger = mmap(NULL, length, protection, MAP_SHARED, s->ledger_fd, 0);
+	return s->ledger != MAP_FAILED;
+}
+
+/* Makes the ledger of a server that starts. Nobody can cut it, whoever gets hold of it. */
+static bool ledger_create(struct server *s)
+{
+	size_t length = ledger_length(s->opt.vectors);
+
+	s->ledger_fd = memfd_create("tm_ivshmem_server", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (s->ledger_fd < 0 || ftruncate(s->ledger_fd, (off_t)length) < 0 ||
+	    fcntl(s->ledger_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0 ||
+	    !ledger_map(s, length, PROT_READ | PROT_WRITE))
+		return fail("cannot create the ledger of peers, a file of %s in memory",
+			    SIZE(length));
+	s->ledger->magic = LEDGER_MAGIC;
+	s->ledger->layout = LEDGER_LAYOUT;
+	s->ledger->peer_length = peer_length(s->opt.vectors);
+	s->ledger->vectors = s->opt.vectors;
+	s->ledger->legacy = s->opt.legacy;
+	s->ledger->store = s->ledger->lock = s->ledger->pidfile = -1;
+	s->ledger->listener = s->ledger->signals = -1;
+	return true;
+}
+
+/* Whether the ledger that the image before has left is one of ours, and fits our options. */
+static bool ledger_fits(struct server *s)
+{
+	const struct options *o = &s->opt;
+	size_t length = ledger_length(o->vectors);
+	const struct ledger *l;
+	struct stat st;
+
+	if (fstat(s->ledger_fd, &st) < 0 ||
+	    (st.st_size > 0 && !ledger_map(s, (size_t)st.st_size, PROT_READ)))
+		return fail("cannot take over: cannot map the ledger of peers");
+	l = s->ledger;
+	if ((size_t)st.st_size < sizeof(*l) || l->magic != LEDGER_MAGIC ||
+	    l->layout != LEDGER_LAYOUT)
+		return complain("cannot take over: the server that runs keeps no ledger of peers "
+				"that this program can read: put another version there");
+	if (l->vectors != o->vectors || l->legacy != o->legacy || (size_t)st.st_size != length ||
+	    l->peer_length != peer_length(o->vectors))
+		return complain("cannot take over: the nodes have %u vectors%s, this program's "
+				"options make it %u%s",
+				l->vectors, l->legacy ? ", -L" : "", o->vectors,
+				o->legacy ? ", -L" : "");
+	return true;
+}
+
+/* The peer with this socket, or the place of the one that is to be. */
+static struct peer *peer_at(const struct server *s, int sock)
+{
+	assert(sock >= 0 && sock < FD_SETSIZE);
+	return (struct peer *)((char *)(s->ledger + 1) + (size_t)sock * s->ledger->peer_length);
 }
 
 /*
@@ -1083,29 +1101,31 @@ static unsigned long socket_inode(const char *path)
 	return count == 1 ? found : 0;
 }
 
-/* The process that listens on a path, found without connecting to it; 0 if we may not know. */
-static int socket_owner(const char *path)
+/*
+ * The process that listens on a path, found without connecting to it: ", process N", or nothing
+ * where we may not know.
+ */
+static void socket_owner(const char *path, char *who, size_t room)
 {
 	unsigned long inode = 0;
 	char wanted[64], link[64];
 	glob_t fds = {0};
-	int pid = 0;
 
-	for (int i = 0; i < 5 && !inode;
-	     i++) /* others that come and go can hide it from a reader */
+	*who = '\0';
+	for (int i = 0; i < 5 && !inode; i++) /* who comes and goes can hide it from a reader */
 		inode = socket_inode(path);
 	snprintf(wanted, sizeof(wanted), "socket:[%lu]", inode);
-	if (inode && glob("/proc/[0-9]*/fd/*", GLOB_NOSORT, NULL, &fds) == 0) {
-		for (size_t i = 0; i < fds.gl_pathc && !pid; i++) {
-			ssize_t n = readlink(fds.gl_pathv[i], link, sizeof(link) - 1);
+	if (!inode || glob("/proc/[0-9]*/fd/*", GLOB_NOSORT, NULL, &fds) != 0)
+		return;
+	for (size_t i = 0; i < fds.gl_pathc && !*who; i++) {
+		ssize_t n = readlink(fds.gl_pathv[i], link, sizeof(link) - 1);
 
-			link[n < 0 ? 0 : n] = '\0';
-			if (!strcmp(link, wanted))
-				sscanf(fds.gl_pathv[i], "/proc/%d", &pid);
-		}
-		globfree(&fds);
+		link[n < 0 ? 0 : n] = '\0';
+		if (!strcmp(link, wanted))
+			snprintf(who, room, ", process %d",
+				 atoi(fds.gl_pathv[i] + strlen("/proc/")));
 	}
-	return pid;
+	globfree(&fds);
 }
 
 /*
@@ -1116,13 +1136,14 @@ static int socket_owner(const char *path)
 static bool socket_path_free(const char *path)
 {
 	struct sockaddr_un address = socket_address(path);
-	struct stat st;
 	int probe, error = 0;
+	struct stat st;
+	char who[32];
 
 	if (lstat(path, &st) < 0)
 		return errno == ENOENT || fail("cannot examine %s", path);
 	if (!S_ISSOCK(st.st_mode))
-		return refuse("%s exists and is not a socket: choose another path with -p", path);
+		return complain("%s exists and is not a socket: choose another path with -p", path);
 	probe = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (probe < 0)
 		return fail("cannot create a socket");
@@ -1131,14 +1152,11 @@ static bool socket_path_free(const char *path)
 	close(probe);
 	errno = error;
 	if (error == 0 || error == EPROTOTYPE) {
-		int pid = socket_owner(path);
-		char who[32] = "";
-
-		if (pid)
-			snprintf(who, sizeof(who), ", process %d", pid);
-		return refuse("%s belongs to a server that is running%s: stop that one, or choose "
-			      "another path with -p",
-			      path, who);
+		socket_owner(path, who, sizeof(who));
+		return complain(
+			"%s belongs to a server that is running%s: stop that one, or choose "
+			"another path with -p",
+			path, who);
 	}
 	if (error != ECONNREFUSED && error != ENOENT)
 		return fail("cannot find out whether a server listens on %s", path);
@@ -1168,7 +1186,7 @@ static bool socket_bind(struct server *s)
 {
 	struct sockaddr_un address = socket_address(s->opt.socket);
 	mode_t mask = umask(0177);
-	int error = bind(s->listener, (struct sockaddr *)&address, sizeof(address));
+	int error = bind(s->ledger->listener, (struct sockaddr *)&address, sizeof(address));
 	struct stat st;
 
 	umask(mask);
@@ -1179,8 +1197,8 @@ static bool socket_bind(struct server *s)
 		unlink(s->opt.socket); /* it is ours: we hold the folder's lock */
 		return false;
 	}
-	s->socket_dev = st.st_dev;
-	s->socket_ino = st.st_ino;
+	s->ledger->socket_dev = st.st_dev;
+	s->ledger->socket_ino = st.st_ino;
 	return group_admit(s, -1, s->opt.socket);
 }
 
@@ -1189,13 +1207,11 @@ static bool socket_listen(struct server *s)
 	int folder = socket_folder_lock(s->opt.socket);
 	bool done;
 
-	s->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (s->listener < 0)
-		done = fail("cannot create a socket");
-	else
-		done = socket_path_free(s->opt.socket) && socket_bind(s);
-	if (done && listen(s->listener, SOMAXCONN) < 0)
-		done = fail("cannot listen on %s", s->opt.socket);
+	s->ledger->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	done = (s->ledger->listener >= 0 || fail("cannot create a socket")) &&
+	       socket_path_free(s->opt.socket) && socket_bind(s) &&
+	       (listen(s->ledger->listener, SOMAXCONN) == 0 ||
+		fail("cannot listen on %s", s->opt.socket));
 	if (folder >= 0)
 		close(folder);
 	return done;
@@ -1209,23 +1225,130 @@ static void socket_remove(struct server *s)
 {
 	struct stat st;
 
-	if (!s->socket_ino)
+	if (!s->ledger->socket_ino)
 		return;
 	if (lstat(s->opt.socket, &st) < 0
 		    ? errno != ENOENT
-		    : st.st_dev == s->socket_dev && st.st_ino == s->socket_ino &&
+		    : st.st_dev == s->ledger->socket_dev && st.st_ino == s->ledger->socket_ino &&
 			      unlink(s->opt.socket) < 0)
 		fail("cannot remove socket %s", s->opt.socket);
-	s->socket_ino = 0;
-	shutdown(s->listener, SHUT_RDWR);
+	s->ledger->socket_ino = 0;
+	shutdown(s->ledger->listener, SHUT_RDWR);
 }
 
-static void socket_close(struct server *s)
+/*
+ * Sets of sockets
+ */
+
+/* The lowest descriptor of a set from this one on; FD_SETSIZE if there is none. */
+static int set_next(const fd_set *set, int fd)
 {
-	socket_remove(s);
-	if (s->listener >= 0)
-		close(s->listener);
-	s->listener = -1;
+	for (int word = fd / NFDBITS; word < FD_SETSIZE / NFDBITS; word++) {
+		unsigned long bits = (unsigned long)set->fds_bits[word];
+
+		if (word == fd / NFDBITS)
+			bits &= ~0UL << fd % NFDBITS;
+		if (bits)
+			return word * NFDBITS + __builtin_ctzl(bits);
+	}
+	return FD_SETSIZE;
+}
+
+/* NOLINTNEXTLINE(bugprone-macro-parentheses): a declaration takes none */
+#define set_each(fd, set) for (int fd = -1; (fd = set_next(set, fd + 1)) < FD_SETSIZE;)
+
+/*
+ * Places
+ */
+
+/* How many peers have a serial number of at most this one: the index of the first peer behind. */
+static size_t peers_up_to(const struct server *s, uint64_t serial)
+{
+	size_t low = 0, high = s->count;
+
+	/* Most often it is the youngest's, or that of the one before. */
+	for (int i = 0; i < 2 && low < high; i++, high--)
+		if (peer_at(s, s->order[high - 1])->serial <= serial)
+			return high;
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+
+		if (peer_at(s, s->order[middle])->serial <= serial)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+/* A place that moves, and the index of the first peer behind the one that it has reached. */
+struct cursor {
+	struct place at;
+	size_t behind;
+};
+
+/* Where the greeting's first messages end: a server without memory has no third. */
+static uint32_t head_end(const struct server *s)
+{
+	return s->ledger->store < 0 ? 2 : 3;
+}
+
+/*
+ * What a peer is to be told next (ivshmem-spec, "Client-Server protocol"), and moves the cursor
+ * there. Returns false if there is nothing.
+ *
+ * Departures come before introductions. So when one is dealt with, the peer has reached what it had
+ * reached when that one left, and "its serial number is at most reached" says exactly whether it
+ * had been introduced: who had not been is never mentioned (hazard 2), who had been is told to have
+ * left once (hazard 1), and nothing of its eventfds is due any more. All older peers come before
+ * its own eventfds, all younger ones behind, since it stands in that order itself.
+ */
+static bool message_next(const struct server *s, const struct peer *p, struct cursor *c,
+			 struct scm_msg *m)
+{
+	const struct ledger *l = s->ledger;
+	const struct scm_msg head[] = {{PROTOCOL_VERSION, -1}, {p->id, -1}, {MEMORY, l->store}};
+	struct place *at = &c->at;
+	const struct peer *next;
+
+	if (at->head < head_end(s)) {
+		*m = head[at->head++];
+		return true;
+	}
+	while (at->departures < l->departures) {
+		const struct departure *d = &l->ring[at->departures++ % IDS];
+
+		if (d->serial > at->reached)
+			continue;
+		if (d->serial == at->reached)
+			at->vectors = l->vectors;
+		*m = (struct scm_msg){d->id, -1};
+		return true;
+	}
+	if (at->vectors == l->vectors) {
+		if (l->vectors == 0 || c->behind == s->count)
+			return false;
+		at->reached = peer_at(s, s->order[c->behind++])->serial;
+		at->vectors = 0;
+	}
+	next = peer_at(s, s->order[c->behind - 1]);
+	*m = (struct scm_msg){next->id, next->eventfds[at->vectors++]};
+	return true;
+}
+
+/* How many messages a peer is still to be sent: as many as message_next would give. */
+static size_t peer_owed(const struct server *s, const struct peer *p)
+{
+	const struct ledger *l = s->ledger;
+	const struct place *at = &p->place;
+	size_t owed = head_end(s) - at->head, vectors = l->vectors - at->vectors;
+
+	for (uint64_t d = at->departures; d < l->departures; d++) {
+		owed += l->ring[d % IDS].serial <= at->reached;
+		if (l->ring[d % IDS].serial == at->reached)
+			vectors = 0;
+	}
+	return owed + vectors + l->vectors * (s->count - peers_up_to(s, at->reached));
 }
 
 /*
@@ -1241,126 +1364,222 @@ static int64_t now_ms(void)
 	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-/* Moves a descriptor out of select's range if the limit of descriptors allows. */
-static int descriptor_lift(int fd)
+/* Has something done after so many milliseconds, if it is not to be done already. */
+static void timer_start(struct server *s, enum timer timer, int64_t ms)
 {
-	int high = fcntl(fd, F_DUPFD_CLOEXEC, FD_SETSIZE);
+	if (!s->ledger->timers[timer])
+		s->ledger->timers[timer] = now_ms() + ms;
+}
 
-	if (high < 0)
-		return fd;
-	close(fd);
-	return high;
+/* Whether it is time for that; if so, the timer ends. */
+static bool timer_ended(struct server *s, enum timer timer)
+{
+	if (!s->ledger->timers[timer] || now_ms() < s->ledger->timers[timer])
+		return false;
+	s->ledger->timers[timer] = 0;
+	return true;
 }
 
 /*
  * The ID of the next peer: the lowest that is free and was retired before every peer now connected
- * had joined, since clients break over an ID that they have seen leave (hazard 1). With nobody
- * connected that is 0. Returns -1 if there is none.
+ * had joined, since clients break over an ID that they have seen leave (hazard 1). So no ID departs
+ * twice while anybody is there who has not dealt with the first time, and the ring of departures is
+ * long enough. With nobody connected that is 0. Returns -1 if there is none.
  */
 static int id_pick(const struct server *s)
 {
-	uint64_t oldest = s->count ? s->peers[0]->joined : IN_USE;
+	const struct ledger *l = s->ledger;
+	uint64_t taken[IDS / 64] = {0}, d = l->departures;
 
-	for (int id = 0; id < IDS; id++)
-		if (s->retired[id] < oldest)
-			return id;
+	if (s->count > 0)
+		d = peer_at(s, s->order[0])->missed;
+	for (int id; d < l->departures; d++) {
+		id = (int)l->ring[d % IDS].id;
+		taken[id / 64] |= UINT64_C(1) << id % 64;
+	}
+	for (size_t i = 0; i < s->count; i++) {
+		int id = peer_at(s, s->order[i])->id;
+
+		taken[id / 64] |= UINT64_C(1) << id % 64;
+	}
+	for (int word = 0; word < IDS / 64; word++)
+		if (~taken[word])
+			return word * 64 + __builtin_ctzll(~taken[word]);
 	return -1;
 }
 
-/* Closes all that is a peer's: its socket, and so many eventfds. Keeps errno. */
-static void peer_free(struct peer *p, unsigned int vectors)
-{
-	int error = errno;
-
-	for (unsigned int i = 0; i < vectors; i++)
-		close(p->eventfds[i]);
-	scm_free(&p->queue);
-	if (p->sock >= 0)
-		close(p->sock);
-	free(p);
-	errno = error;
-}
-
-/* Makes a peer, who owns the socket from then on. Returns NULL with errno, and the socket is not
- * owned. */
-static struct peer *peer_new(int sock, unsigned int vectors)
-{
-	struct peer *p = calloc(1, sizeof(*p) + vectors * sizeof(int));
-
-	if (!p)
-		return NULL;
-	p->sock = -1;
-	for (unsigned int i = 0; i < vectors; i++) {
-		p->eventfds[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-		if (p->eventfds[i] < 0) {
-			peer_free(p, i);
-			return NULL;
-		}
-		p->eventfds[i] = descriptor_lift(p->eventfds[i]);
-	}
-	p->sock = sock;
-	return p;
-}
-
-/* Queues one message, for which the room has been reserved. */
-static void peer_tell(struct server *s, struct peer *p, int64_t value, int fd)
-{
-	int pushed = scm_push(&p->queue, value, fd);
-
-	assert(pushed == 0);
-	(void)pushed;
-	if (s->opt.verbose)
-		say("to ID %d: %" PRId64 "%s", p->id, value, fd < 0 ? "" : " with a descriptor");
-}
-
-/* Queues the eventfds of one peer for another. */
-static void peer_introduce(struct server *s, struct peer *to, const struct peer *p)
-{
-	for (unsigned int i = 0; i < s->opt.vectors; i++)
-		peer_tell(s, to, p->id, p->eventfds[i]);
-}
-
 /*
- * Makes room in every queue for a join, and beyond that for a leave of every other peer, so that
- * word of a leave never fails for want of memory.
+ * Makes the eventfds of a peer, out of select's range if the limit of descriptors allows. Returns
+ * false with errno, and there are none.
  */
-static bool peers_reserve(struct server *s, struct peer *p)
+static bool eventfds_open(struct peer *p, unsigned int vectors)
 {
-	size_t vectors = s->opt.vectors;
+	for (unsigned int v = 0; v < vectors; v++) {
+		int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), error = errno, high;
 
-	if (scm_reserve(&p->queue, 3 + (s->count + 1) * vectors + s->count) < 0)
-		return false;
-	for (size_t i = 0; i < s->count; i++)
-		if (scm_reserve(&s->peers[i]->queue, vectors + s->count) < 0)
+		if (fd < 0) {
+			while (v > 0)
+				close(p->eventfds[--v]);
+			errno = error;
 			return false;
+		}
+		high = fcntl(fd, F_DUPFD_CLOEXEC, FD_SETSIZE);
+		p->eventfds[v] = high < 0 ? fd : high;
+		if (high >= 0)
+			close(fd);
+	}
 	return true;
 }
 
-/* Queues the greeting (ivshmem-spec, "Client-Server protocol") and tells all others of the peer. */
-static void peer_join(struct server *s, struct peer *p)
+/* Takes a peer into the order of peers. */
+static void peer_enter(struct server *s, int sock)
 {
-	s->retired[p->id] = IN_USE;
-	p->joined = ++s->joins;
-	p->since = now_ms();
-	if (!s->opt.legacy)
-		peer_tell(s, p, PROTOCOL_VERSION, -1);
-	peer_tell(s, p, p->id, -1);
-	if (s->store.fd >= 0)
-		peer_tell(s, p, MEMORY, s->store.fd);
-	for (size_t i = 0; i < s->count; i++) {
-		peer_introduce(s, p, s->peers[i]);
-		peer_introduce(s, s->peers[i], p);
+	size_t at = peers_up_to(s, peer_at(s, sock)->serial);
+
+	memmove(&s->order[at + 1], &s->order[at], (s->count++ - at) * sizeof(s->order[0]));
+	s->order[at] = (uint16_t)sock;
+	FD_SET(sock, &s->present);
+	s->due = s->present;
+}
+
+/* Makes a peer of a client, which is greeted and told to all others when it is their turn. */
+static void peer_join(struct server *s, int sock, int id)
+{
+	struct ledger *l = s->ledger;
+	struct peer *p = peer_at(s, sock);
+	uint64_t serial = ++l->joins;
+
+	p->id = id;
+	p->joined_ms = now_ms();
+	p->missed = l->departures;
+	p->sending = 0;
+	p->place = (struct place){
+		.head = l->legacy ? 1 : 0, .vectors = l->vectors, .departures = l->departures};
+	ledger_order();
+	p->serial = serial;
+	ledger_order();
+	peer_enter(s, sock);
+}
+
+/* Gives a peer's place free, and closes all that was its own. */
+static void peer_free(struct server *s, int sock)
+{
+	struct peer *p = peer_at(s, sock);
+
+	p->serial = 0;
+	ledger_order();
+	for (unsigned int v = 0; v < s->ledger->vectors; v++)
+		close(p->eventfds[v]);
+	close(sock);
+}
+
+/* A peer has left: takes it off the list, and notes that for the others to be told. */
+static void peer_leave(struct server *s, int sock, const char *why)
+{
+	struct ledger *l = s->ledger;
+	struct peer *p = peer_at(s, sock);
+	size_t at = peers_up_to(s, p->serial) - 1;
+
+	say("ID %d left: %s", p->id, why);
+	s->count--;
+	memmove(&s->order[at], &s->order[at + 1], (s->count - at) * sizeof(s->order[0]));
+	FD_CLR(sock, &s->present);
+	FD_CLR(sock, &s->blocked);
+	FD_CLR(sock, &s->starved);
+	s->due = s->present;
+	l->flush_due = true;
+
+	l->ring[l->departures % IDS] = (struct departure){p->serial, p->id};
+	ledger_order();
+	l->departures++;
+	ledger_order();
+	peer_free(s, sock);
+}
+
+/* Takes over the peers that stand in the ledger. */
+static void peers_restore(struct server *s)
+{
+	const struct ledger *l = s->ledger;
+	uint64_t last = l->departures ? l->ring[(l->departures - 1) % IDS].serial : 0;
+
+	for (int sock = 0; sock < FD_SETSIZE; sock++) {
+		const struct peer *p = peer_at(s, sock);
+
+		if (p->serial && p->serial == last)
+			peer_free(s, sock); /* it has left, and then the image before ended */
+		else if (p->serial)
+			peer_enter(s, sock);
 	}
-	peer_introduce(s, p, p);
-	s->peers[s->count++] = p;
+	for (size_t i = 0; i < s->count; i++)
+		if (peer_at(s, s->order[i])->sending)
+			peer_leave(
+				s, s->order[i--],
+				"the server died while it sent to this node, and nobody knows how "
+				"much arrived: restart the node");
+}
+
+/* Sends a peer a batch of what it is owed. Returns whether there is more that it could take. */
+static bool peer_send_batch(struct server *s, int sock)
+{
+	struct peer *p = peer_at(s, sock);
+	struct cursor c = {p->place, peers_up_to(s, p->place.reached)};
+	struct scm_msg batch[SCM_BATCH];
+	struct place after[SCM_BATCH];
+	size_t n = 0;
+	int sent;
+
+	while (n < SCM_BATCH && message_next(s, p, &c, &batch[n]))
+		after[n++] = c.at;
+	if (n == 0) {
+		p->place.departures = c.at.departures; /* it need not hear of these */
+		return false;
+	}
+	p->sending = true;
+	ledger_order();
+	sent = scm_send(sock, batch, n);
+	assert(sent <= (int)n);
+	if (sent > 0)
+		p->place = (size_t)sent == n ? c.at : after[sent - 1];
+	ledger_order();
+	p->sending = false;
+	ledger_order();
+	for (int i = 0; i < sent && s->opt.verbose; i++)
+		say("to ID %d: %" PRId64 "%s", p->id, batch[i].value,
+		    batch[i].fd < 0 ? "" : " with a descriptor");
+	if (sent == (int)n)
+		return n == SCM_BATCH;
+	if (sent >= 0 || errno == EAGAIN || errno == EINTR) {
+		FD_SET(sock, &s->blocked);
+	} else if (errno == ETOOMANYREFS || errno == ENOBUFS || errno == ENOMEM) {
+		/* Unread descriptors of all sockets together, say: select would not wait for that.
+		 */
+		FD_SET(sock, &s->starved);
+		timer_start(s, TIMER_SEND, SEND_RETRY_MS);
+	} else {
+		peer_leave(s, sock, errno == EPIPE ? "closed the connection" : strerror(errno));
+	}
+	return false;
+}
+
+/* Sends what is owed, to everybody that can take it. */
+static void peers_send(struct server *s)
+{
+	while (set_next(&s->due, 0) < FD_SETSIZE)
+		set_each (sock, &s->due) {
+			FD_CLR(sock, &s->due); /* before it sends: a leave makes all due again */
+			if (!FD_ISSET(sock, &s->blocked) && !FD_ISSET(sock, &s->starved))
+				while (peer_send_batch(s, sock))
+					;
+		}
 }
 
 /* Whether a peer has read all that was for it. QEMU drops the rest when the connection ends. */
-static bool peer_has_read(const struct peer *p)
+static bool peer_has_read(const struct server *s, int sock)
 {
 	int unread;
 
-	return p->queue.len == 0 && (ioctl(p->sock, SIOCOUTQ, &unread) < 0 || unread == 0);
+	return peer_owed(s, peer_at(s, sock)) == 0 &&
+	       (ioctl(sock, SIOCOUTQ, &unread) < 0 || unread == 0);
 }
 
 /* Who a peer is: "process 123 (qemu-system-x86), uid 64055", as far as it is known. */
@@ -1368,46 +1587,44 @@ struct peer_text {
 	char text[80];
 };
 
-static struct peer_text peer_text(const struct peer *p)
+static struct peer_text peer_text(int sock)
 {
 	struct ucred who = {.pid = 0, .uid = (uid_t)-1};
 	socklen_t length = sizeof(who);
 	struct peer_text out;
 	char path[32], comm[32] = "?";
+	ssize_t n = -1;
 	int fd;
 
-	getsockopt(p->sock, SOL_SOCKET, SO_PEERCRED, &who, &length);
+	getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &who, &length);
 	snprintf(path, sizeof(path), "/proc/%d/comm", (int)who.pid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd >= 0) {
-		ssize_t n = read(fd, comm, sizeof(comm) - 1);
-
-		comm[n > 0 ? n - 1 : 0] = '\0'; /* without the newline */
+		n = read(fd, comm, sizeof(comm) - 1);
 		close(fd);
 	}
+	comm[n > 0 ? n - 1 : 1] = '\0'; /* without the newline */
 	snprintf(out.text, sizeof(out.text), "process %d (%s), uid %u", (int)who.pid, comm,
 		 (unsigned int)who.uid);
 	return out;
 }
 
-static void peer_gone(struct peer *p, const char *why)
+/* The next client that waits, or -1 with errno. */
+static int client_accept(const struct server *s)
 {
-	say("ID %d left: %s", p->id, why);
-	p->state = PEER_GONE;
+	return accept4(s->ledger->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 }
 
 /*
- * Turns a client away: every QEMU exits when the version is -1, while after an early end of the
- * stream it would spin for ever (hazard 3). Closes the socket.
+ * Turns a client away, and says why: every QEMU exits when the version is -1, while after an early
+ * end of the stream it would spin for ever (hazard 3). Closes the socket.
  */
-static void client_refuse(int sock, const char *why)
-{
-	struct scm_queue q = {0};
+#define client_refuse(sock, ...) (say("a client is refused: " __VA_ARGS__), client_dismiss(sock))
 
-	say("a client is refused: %s", why);
-	if (scm_push(&q, REFUSED, -1) < 0 || scm_flush(&q, sock) != SCM_EMPTY)
+static void client_dismiss(int sock)
+{
+	if (scm_send(sock, &(struct scm_msg){REFUSED, -1}, 1) < 0)
 		fail("a refused client could not be told");
-	scm_free(&q);
 	close(sock);
 }
 
@@ -1432,86 +1649,68 @@ static const char *client_ended(int sock)
 static void client_welcome(struct server *s, int sock)
 {
 	const char *ended = client_ended(sock);
-	int id = id_pick(s);
-	struct peer *p;
+	int id;
 
 	if (ended) {
 		say("a client has gone before it was greeted: %s", ended);
 		close(sock);
 		return;
 	}
-	if (sock >= FD_SETSIZE || s->count == FD_SETSIZE) {
+	if (sock >= FD_SETSIZE) {
 		client_refuse(sock, "no more peers fit into one server");
 		return;
 	}
+	id = id_pick(s);
 	if (id < 0) {
-		char why[128];
-
-		snprintf(why, sizeof(why),
-			 "no ID is left until ID %d leaves, which has seen all others leave",
-			 s->peers[0]->id);
-		client_refuse(sock, why);
+		client_refuse(sock,
+			      "no ID is left until ID %d leaves, which has seen all others leave",
+			      peer_at(s, s->order[0])->id);
 		return;
 	}
 	socket_buffer_limit(sock);
 	/* Urgent data is data: else some kernels would report it and not let it be read. */
 	if (setsockopt(sock, SOL_SOCKET, SO_OOBINLINE, &(int){1}, sizeof(int)) < 0)
 		fail("cannot prepare a socket");
-	p = peer_new(sock, s->opt.vectors);
-	if (!p) {
-		client_refuse(sock, strerror(errno));
+	if (!eventfds_open(peer_at(s, sock), s->ledger->vectors)) {
+		client_refuse(sock, "%s", strerror(errno));
 		return;
 	}
-	p->id = id;
-	if (!peers_reserve(s, p)) {
-		p->sock = -1;
-		peer_free(p, s->opt.vectors);
-		client_refuse(sock, strerror(ENOMEM));
-		return;
-	}
-	peer_join(s, p);
-	say("ID %d joined: %s", id, peer_text(p).text);
+	peer_join(s, sock, id);
+	say("ID %d joined: %s", id, peer_text(sock).text);
 }
 
 /*
- * Gives up the spare descriptor for a moment, to refuse a client when there is no other. Returns
- * whether there was one; if the kernel has no room even so, accepting pauses.
+ * Welcomes those who wait. Where no descriptor is left, the spare one is given up for a moment to
+ * refuse a client; if the kernel has no room even so, accepting pauses.
  */
-static bool client_refuse_with_spare(struct server *s)
-{
-	const char *why = strerror(errno);
-	int sock;
-
-	if (s->spare >= 0)
-		close(s->spare);
-	sock = accept4(s->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-	if (sock >= 0)
-		client_refuse(sock, why);
-	else if (errno != EAGAIN)
-		s->accept_at = now_ms() + ACCEPT_RETRY_MS;
-	s->spare = open("/dev/null", O_RDWR | O_CLOEXEC);
-	return sock >= 0;
-}
-
 static void peers_accept(struct server *s)
 {
-	/* Whoever waits when the server ends is greeted: once the socket is removed, nobody joins
-	 * them. */
+	if (s->spare < 0)
+		s->spare = spare_open();
+	/* Whoever waits when the server ends is greeted: nobody can join them any more. */
 	for (int i = 0; i < ACCEPTS_PER_ROUND || s->stop_at; i++) {
-		int sock = accept4(s->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		int sock = client_accept(s), error = errno;
+		bool full = sock < 0 && (error == EMFILE || error == ENFILE);
 
-		if (sock >= 0) {
+		if (full) {
+			spare_close(s);
+			sock = client_accept(s);
+			if (sock >= 0)
+				client_refuse(sock, "%s", strerror(error));
+			error = errno;
+			s->spare = spare_open();
+		} else if (sock >= 0) {
 			client_welcome(s, sock);
-		} else if (errno == EMFILE || errno == ENFILE) {
-			if (!client_refuse_with_spare(s))
-				return;
-		} else if (errno == EAGAIN || s->stop_at) {
-			return;
-		} else if (errno != ECONNABORTED && errno != EINTR) {
-			fail("cannot accept a client");
-			s->accept_at = now_ms() + ACCEPT_RETRY_MS;
-			return;
 		}
+		if (sock >= 0 || error == ECONNABORTED || error == EINTR)
+			continue;
+		if (error == EAGAIN || s->stop_at)
+			return;
+		errno = error;
+		if (!full)
+			fail("cannot accept a client");
+		timer_start(s, TIMER_ACCEPT, ACCEPT_RETRY_MS);
+		return;
 	}
 }
 
@@ -1521,78 +1720,28 @@ static void clients_turn_away(struct server *s)
 	int sock;
 
 	socket_remove(s);
-	while ((sock = accept4(s->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0)
+	while ((sock = client_accept(s)) >= 0)
 		client_refuse(sock, "the server could not start");
 }
 
-/* Notices who has gone. */
-static void peers_read(struct server *s, const fd_set *readable)
+/* Notices who has gone, and who can be sent more. */
+static void peers_look(struct server *s, const fd_set *readable, const fd_set *writable)
 {
-	for (size_t i = 0; i < s->count; i++) {
-		struct peer *p = s->peers[i];
-		const char *why = FD_ISSET(p->sock, readable) ? client_ended(p->sock) : NULL;
+	set_each (sock, writable) {
+		FD_CLR(sock, &s->blocked);
+		FD_SET(sock, &s->due);
+	}
+	set_each (sock, readable) {
+		const char *why = FD_ISSET(sock, &s->present) ? client_ended(sock) : NULL;
 
 		if (why)
-			peer_gone(p, why);
+			peer_leave(s, sock, why);
 	}
-}
-
-/* Sends what is queued, to everybody that can take it. */
-static void peers_flush(struct server *s)
-{
-	for (size_t i = 0; i < s->count; i++) {
-		struct peer *p = s->peers[i];
-
-		if (p->state != PEER_READY || p->queue.len == 0)
-			continue;
-		switch (scm_flush(&p->queue, p->sock)) {
-		case SCM_EMPTY:
-			break;
-		case SCM_BLOCKED:
-			p->state = PEER_BLOCKED;
-			break;
-		case SCM_STARVED:
-			p->state = PEER_STARVED;
-			s->send_at = now_ms() + SEND_RETRY_MS;
-			break;
-		case SCM_DEAD:
-			peer_gone(p, errno == EPIPE ? "closed the connection" : strerror(errno));
-			break;
-		}
+	if (timer_ended(s, TIMER_SEND)) {
+		set_each (sock, &s->starved)
+			FD_SET(sock, &s->due);
+		FD_ZERO(&s->starved);
 	}
-}
-
-/*
- * Takes the peers that have gone off the list, queues word of that for the others, and only then
- * closes what was theirs. Returns whether there were any.
- */
-static bool peers_bury(struct server *s)
-{
-	struct peer *gone[FD_SETSIZE];
-	size_t dead = 0, alive = 0;
-
-	for (size_t i = 0; i < s->count; i++) {
-		struct peer *p = s->peers[i];
-
-		if (p->state == PEER_GONE)
-			gone[dead++] = p;
-		else
-			s->peers[alive++] = p;
-	}
-	s->count = alive;
-	for (size_t d = 0; d < dead; d++) {
-		for (size_t i = 0; i < alive; i++) {
-			int cut = scm_cut(&s->peers[i]->queue, gone[d]->id, s->opt.vectors);
-
-			assert(cut == 0); /* peers_reserve made the room */
-			(void)cut;
-		}
-		s->retired[gone[d]->id] = s->joins;
-		peer_free(gone[d], s->opt.vectors);
-	}
-	if (dead > 0)
-		store_flush(s);
-	return dead > 0;
 }
 
 /* Logs who is connected. */
@@ -1601,20 +1750,77 @@ static void peers_list(const struct server *s)
 	size_t waiting = 0;
 
 	for (size_t i = 0; i < s->count; i++) {
-		const struct peer *p = s->peers[i];
+		const struct peer *p = peer_at(s, s->order[i]);
+		size_t owed = peer_owed(s, p);
 
 		say("ID %d: %s, connected for %" PRId64 " s, %zu messages waiting", p->id,
-		    peer_text(p).text, (now_ms() - p->since) / 1000, p->queue.len);
-		waiting += p->queue.len;
+		    peer_text(s->order[i]).text, (now_ms() - p->joined_ms) / 1000, owed);
+		waiting += owed;
 	}
 	say("%zu nodes connected, %" PRIu64 " joined so far, %zu messages waiting", s->count,
-	    s->joins, waiting);
+	    s->ledger->joins, waiting);
+}
+
+/*
+ * Children: what they do, and what comes of it. The loop never waits for one.
+ */
+
+/* Starts a child that does some work, which purpose names; its process becomes *pid. */
+static bool child_start(struct server *s, int32_t *pid, void (*work)(struct server *s),
+			const char *purpose)
+{
+	pid_t child = fork();
+
+	if (child == 0) {
+		setpgid(0, 0); /* a group with all that it starts */
+		work(s);
+		_exit(EXIT_FAILURE);
+	}
+	if (child < 0)
+		return fail("cannot start a process to %s", purpose);
+	*pid = child;
+	return true;
+}
+
+/* In a child: nothing of ours but the object may outlive us in here, above all not the locks. */
+static void flush_work(struct server *s)
+{
+	int fd = s->ledger->store;
+
+	close_range(0, (unsigned int)fd - 1, 0);
+	close_range((unsigned int)fd + 1, UINT_MAX, 0);
+	_exit(fdatasync(fd) < 0 ? errno : 0);
+}
+
+/* Flushes the object to disk if that is due. While a child is at work, the next waits for it. */
+static void flush_start(struct server *s)
+{
+	struct ledger *l = s->ledger;
+
+	if (s->opt.sync && timer_ended(s, TIMER_SYNC))
+		l->flush_due = true;
+	if (s->opt.sync)
+		timer_start(s, TIMER_SYNC, (int64_t)s->opt.sync * 1000);
+	if (!l->flush_due || l->flusher)
+		return;
+	l->flush_due = false;
+	if (!s->opt.shm && l->store >= 0)
+		child_start(s, &l->flusher, flush_work, "flush the object to disk");
+}
+
+static void flush_ended(struct server *s, int status)
+{
+	s->ledger->flusher = 0;
+	errno = WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
+	if (errno)
+		fail("cannot flush %s to disk", s->opt.object);
 }
 
 /*
  * Restart in place: the process executes the program that is now on disk, which takes over all that
- * is open. What it must know is text in a memfd: lines of a word and numbers. Descriptors keep
- * their numbers. A line whose word is unknown is skipped, so that versions may differ.
+ * is open, and the ledger. First a child tries whether that program can be executed, takes our
+ * options and knows our ledger: exec cannot be undone, and a program that fails then would take the
+ * nodes' server with it.
  */
 
 /* The status with which a program says that it can take over; no other program is likely to. */
@@ -1624,13 +1830,13 @@ static void peers_list(const struct server *s)
 static void supervisor_notify(const char *state)
 {
 	const char *path = getenv("NOTIFY_SOCKET");
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	struct sockaddr_un address;
 	socklen_t length;
 	int fd;
 
 	if (!path || strlen(path) >= sizeof(address.sun_path))
 		return;
-	strcpy(address.sun_path, path);
+	address = socket_address(path);
 	length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
 	if (*path == '@')
 		address.sun_path[0] = '\0';
@@ -1642,286 +1848,124 @@ static void supervisor_notify(const char *state)
 		close(fd);
 }
 
-/* What stands on a line of its own: a word, and one number. */
-static const struct {
-	const char *word;
-	size_t offset; /* in struct server */
-	bool wide;     /* 64 bits, not an int */
-} state_fields[] = {
-	{"listener", offsetof(struct server, listener), false},
-	{"socket_dev", offsetof(struct server, socket_dev), true},
-	{"socket_ino", offsetof(struct server, socket_ino), true},
-	{"store", offsetof(struct server, store.fd), false},
-	{"lock", offsetof(struct server, store.lock), false},
-	{"size", offsetof(struct server, store.size), true},
-	{"pidfile", offsetof(struct server, pidfile), false},
-	{"signals", offsetof(struct server, signals), false},
-	{"spare", offsetof(struct server, spare), false},
-	{"flusher", offsetof(struct server, flusher), false},
-	{"flush_again", offsetof(struct server, flush_again), false},
-	{"flush_at", offsetof(struct server, flush_at), true},
-	{"joins", offsetof(struct server, joins), true},
-};
-
-#define STATE_FIELDS (sizeof(state_fields) / sizeof(state_fields[0]))
-
-static void state_write(const struct server *s, FILE *f)
+/*
+ * The absolute path of this program, as it was started: that is where an upgrade puts the next one.
+ * A program that was started by a descriptor is found by the kernel's word for it. NULL with errno;
+ * stays allocated.
+ */
+static char *program_path(void)
 {
-	uint64_t oldest = s->count ? s->peers[0]->joined : IN_USE;
+	static const char self[] = "/proc/self/exe";
+	const char *started = (const char *)getauxval(AT_EXECFN);
+	char path[PATH_MAX];
+	ssize_t n;
 
-	for (size_t i = 0; i < STATE_FIELDS; i++) {
-		const void *at = (const char *)s + state_fields[i].offset;
-
-		fprintf(f, "%s %" PRId64 "\n", state_fields[i].word,
-			state_fields[i].wide ? *(const int64_t *)at : *(const int *)at);
-	}
-	for (int id = 0; id < IDS; id++)
-		if (s->retired[id] != IN_USE && s->retired[id] >= oldest)
-			fprintf(f, "retired %d %" PRIu64 "\n", id, s->retired[id]);
-	for (size_t i = 0; i < s->count; i++) {
-		const struct peer *p = s->peers[i];
-
-		fprintf(f, "peer %d %" PRIu64 " %" PRId64 " %d %u", p->id, p->joined, p->since,
-			p->sock, s->opt.vectors);
-		for (unsigned int v = 0; v < s->opt.vectors; v++)
-			fprintf(f, " %d", p->eventfds[v]);
-		fprintf(f, " %zu", p->queue.len);
-		for (size_t m = 0; m < p->queue.len; m++)
-			fprintf(f, " %" PRId64 " %d", scm_at(&p->queue, m)->value,
-				scm_at(&p->queue, m)->fd);
-		fputc('\n', f);
-	}
-}
-
-/* Writes the state to a memfd. Returns that, or -1 after having said why. */
-static int state_save(const struct server *s)
-{
-	int fd = memfd_create("tm_ivshmem_server", MFD_CLOEXEC);
-	int copy = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
-	FILE *f = copy < 0 ? NULL : fdopen(copy, "w");
-	bool written;
-
-	if (f) {
-		state_write(s, f);
-		written = fflush(f) == 0 && !ferror(f); /* fclose knows of the last write only */
-		if (fclose(f) == 0 && written && lseek(fd, 0, SEEK_SET) == 0)
-			return fd;
-	} else if (copy >= 0) {
-		close(copy);
-	}
-	fail("cannot save the state for a restart, going on without");
-	if (fd >= 0)
-		close(fd);
-	return -1;
-}
-
-/* The next number of a line, from min to max; else *fine becomes false. */
-static int64_t state_number(char **at, int64_t min, int64_t max, bool *fine)
-{
-	char *end = *at;
-	int64_t number;
-
-	errno = 0;
-	number = strtoll(*at, &end, 10);
-	if (end == *at || errno || number < min || number > max) {
-		*fine = false;
-		return min;
-	}
-	*at = end;
-	return number;
-}
-
-/* Takes over a peer from its line. Returns false where the line is wrong or memory is short. */
-static bool state_peer(struct server *s, char *at)
-{
-	struct peer *p;
-	bool fine = true;
-	int64_t messages;
-
-	if (s->count == FD_SETSIZE || !(p = calloc(1, sizeof(*p) + s->opt.vectors * sizeof(int))))
-		return false;
-	s->peers[s->count++] = p;
-	p->id = (int)state_number(&at, 0, IDS - 1, &fine);
-	p->joined = (uint64_t)state_number(&at, 1, INT64_MAX, &fine);
-	p->since = state_number(&at, 0, INT64_MAX, &fine);
-	p->sock = (int)state_number(&at, 0, FD_SETSIZE - 1, &fine);
-	state_number(&at, s->opt.vectors, s->opt.vectors, &fine);
-	for (unsigned int v = 0; v < s->opt.vectors; v++)
-		p->eventfds[v] = (int)state_number(&at, 0, INT_MAX, &fine);
-	messages = state_number(&at, 0, INT_MAX, &fine);
-	while (fine && messages-- > 0) {
-		int64_t value = state_number(&at, -1, IDS - 1, &fine);
-		int fd = (int)state_number(&at, -1, INT_MAX, &fine);
-
-		fine = fine && scm_push(&p->queue, value, fd) == 0;
-	}
-	if (s->retired[p->id] == IN_USE ||
-	    (s->count > 1 && p->joined <= s->peers[s->count - 2]->joined))
-		return false; /* two of one ID, or not in the order in which they joined */
-	s->retired[p->id] = IN_USE;
-	return fine;
-}
-
-/* Takes over what one line says; an unknown word says nothing. Returns false for a wrong line. */
-static bool state_line(struct server *s, char *line)
-{
-	char *word = strsep(&line, " \n"), nothing[] = "";
-	bool fine = true;
-
-	if (!line)
-		line = nothing;
-
-	for (size_t i = 0; fine && i < STATE_FIELDS; i++) {
-		void *at = (char *)s + state_fields[i].offset;
-
-		if (strcmp(word, state_fields[i].word) != 0)
-			continue;
-		if (state_fields[i].wide)
-			*(int64_t *)at = state_number(&line, INT64_MIN, INT64_MAX, &fine);
-		else
-			*(int *)at = (int)state_number(&line, -1, INT_MAX, &fine);
-	}
-	if (fine && !strcmp(word, "retired")) {
-		int64_t id = state_number(&line, 0, IDS - 1, &fine);
-
-		s->retired[id] = (uint64_t)state_number(&line, 0, INT64_MAX, &fine);
-	}
-	if (fine && !strcmp(word, "peer"))
-		fine = state_peer(s, line);
-	return fine;
-}
-
-/* Takes over the state that the image before has left in fd, which is closed. */
-static bool state_restore(struct server *s, int fd)
-{
-	FILE *f = fdopen(fd, "re");
-	char *line = NULL;
-	size_t size = 0;
-	bool fine = true;
-	int number = 0;
-
-	if (!f)
-		return fail("cannot take over: no way to read the state");
-	errno = 0;
-	while (fine && getline(&line, &size, f) > 0) {
-		number++;
-		fine = state_line(s, line);
-	}
-	if (fine ? !feof(f) : errno == ENOMEM)
-		fine = fail("cannot take over: cannot read the state after line %d", number);
-	else if (!fine)
-		refuse("cannot take over: line %d of the state is wrong: %.200s", number,
-		       line ? line : "");
-	else if (s->listener < 0)
-		fine = refuse("cannot take over: the state, of %d lines, names no socket", number);
-	for (size_t i = 0; fine && i < s->count; i++)
-		if (scm_reserve(&s->peers[i]->queue, s->count) < 0)
-			fine = fail("cannot take over");
-	free(line);
-	fclose(f);
-	return fine;
+	if (strncmp(started, "/dev/fd/", 8) != 0)
+		return path_absolute(started);
+	n = readlink(self, path, sizeof(path) - 1);
+	path[n < 0 ? 0 : n] = '\0';
+	return strdup(access(path, X_OK) == 0 ? path : self);
 }
 
 /* Lets everything that is served survive an exec, or not. Returns false if any is not open. */
 static bool descriptors_keep(struct server *s, bool keep)
 {
-	const int own[] = {s->store.fd, s->store.lock, s->listener,
-			   s->pidfile,  s->signals,    s->spare};
+	const struct ledger *l = s->ledger;
+	const int own[] = {s->ledger_fd, l->store, l->lock, l->pidfile, l->listener, l->signals};
 	int flags = keep ? 0 : FD_CLOEXEC;
 	bool open = true;
 
 	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
 		if (own[i] >= 0)
 			open = fcntl(own[i], F_SETFD, flags) == 0 && open;
-	for (size_t i = 0; i < s->count; i++) {
-		open = fcntl(s->peers[i]->sock, F_SETFD, flags) == 0 && open;
-		for (unsigned int v = 0; v < s->opt.vectors; v++)
-			open = fcntl(s->peers[i]->eventfds[v], F_SETFD, flags) == 0 && open;
+	set_each (sock, &s->present) {
+		open = fcntl(sock, F_SETFD, flags) == 0 && open;
+		for (unsigned int v = 0; v < l->vectors; v++)
+			open = fcntl(peer_at(s, sock)->eventfds[v], F_SETFD, flags) == 0 && open;
 	}
 	return open;
 }
 
-/* Executes the program on disk with the state in fd; returns only if that fails, having said so. */
-static void program_execute(struct server *s, const char *purpose, int fd)
+/* Executes the program on disk with the ledger; returns only if that fails, having said so. */
+static void program_execute(struct server *s, const char *purpose)
 {
 	char value[64];
 
-	snprintf(value, sizeof(value), "%s %d %d", purpose, fd, background);
-	if (fcntl(fd, F_SETFD, 0) == 0 && setenv(STATE_VARIABLE, value, 1) == 0)
+	snprintf(value, sizeof(value), "%s %d %d", purpose, s->ledger_fd, background);
+	if (fcntl(s->ledger_fd, F_SETFD, 0) == 0 && setenv(LEDGER_VARIABLE, value, 1) == 0)
 		execv(s->program, s->argv);
 	fail("cannot execute %s, going on without a restart", s->program);
-	unsetenv(STATE_VARIABLE);
+	unsetenv(LEDGER_VARIABLE);
 }
 
-/* Gives up a trial that is under way. */
-static void checker_end(struct server *s)
+/* Kills the program that is being tried, if there is one, with all that it has started. */
+static void trial_kill(struct server *s)
 {
-	if (s->checker <= 0)
-		return;
-	kill(s->checker, SIGKILL);
-	waitpid(s->checker, NULL, 0);
-	s->checker = 0;
+	pid_t trial = s->ledger->trial;
+
+	if (trial && kill(-trial, SIGKILL) < 0)
+		kill(trial, SIGKILL); /* so young that it has no group of its own yet */
+	s->ledger->trial = 0;
+	s->ledger->timers[TIMER_TRIAL] = 0;
 }
 
-/*
- * First a child tries whether the program on disk can be executed, takes our options and reads our
- * state: exec cannot be undone, and a program that fails then would take the nodes' server with it.
- */
-static void restart_begin(struct server *s)
+/* In a child. */
+static void trial_work(struct server *s)
 {
-	int state;
+	program_execute(s, "check");
+}
 
+/* Tries whether the program on disk can take over. */
+static void trial_start(struct server *s)
+{
 	if (s->stop_at)
 		return;
-	checker_end(s);
-	state = state_save(s);
-	if (state < 0)
-		return;
-	s->checker = fork();
-	if (s->checker == 0) {
-		program_execute(s, "check", state);
-		_exit(EXIT_FAILURE);
-	}
-	if (s->checker < 0) {
-		fail("cannot start a process to check %s, going on without a restart", s->program);
-		s->checker = 0;
-	}
-	close(state);
+	trial_kill(s);
+	if (child_start(s, &s->ledger->trial, trial_work,
+			"try the program on disk, going on without a restart"))
+		timer_start(s, TIMER_TRIAL, TRIAL_MS);
 }
 
-/* Executes the program, if the child of restart_begin has found that it can take over. */
-static void checker_reap(struct server *s)
+/* Executes the program, if the trial has found that it can take over. */
+static void trial_ended(struct server *s, int status)
 {
 	char reloading[64];
-	int status, state;
-	pid_t ended = s->checker ? waitpid(s->checker, &status, WNOHANG) : 0;
 
-	if (ended == 0)
-		return;
-	s->checker = 0;
-	if (ended < 0) {
-		fail("cannot tell whether %s can take over, going on without a restart",
-		     s->program);
-		return;
-	}
-	if (!WIFEXITED(status) || WEXITSTATUS(status) != CAN_TAKE_OVER) {
-		refuse("%s cannot take over, going on without a restart: it ended with %s %d",
-		       s->program, WIFEXITED(status) ? "status" : "signal",
-		       WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
+	s->ledger->trial = 0;
+	s->ledger->timers[TIMER_TRIAL] = 0;
+	if (status != W_EXITCODE(CAN_TAKE_OVER, 0)) {
+		complain("%s cannot take over, going on without a restart: it ended with %s %d",
+			 s->program, WIFEXITED(status) ? "status" : "signal",
+			 WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
 		return;
 	}
-	if (s->stop_at || (state = state_save(s)) < 0)
+	if (s->stop_at)
 		return;
+	spare_close(s); /* the loader needs a descriptor, and there may be no other */
 	snprintf(reloading, sizeof(reloading), "RELOADING=1\nMONOTONIC_USEC=%" PRId64,
 		 now_ms() * 1000);
 	supervisor_notify(reloading);
 	if (descriptors_keep(s, true))
-		program_execute(s, "resume", state);
+		program_execute(s, "resume");
 	else
 		fail("cannot keep descriptors open, going on without a restart");
 	descriptors_keep(s, false);
-	close(state);
+	s->spare = spare_open();
 	supervisor_notify("READY=1");
+}
+
+/* Takes what has come of children that have ended. Others may be there that are not ours. */
+static void children_reap(struct server *s)
+{
+	int status;
+	pid_t child;
+
+	while ((child = TEMP_FAILURE_RETRY(waitpid(-1, &status, WNOHANG))) > 0) {
+		if (child == s->ledger->flusher)
+			flush_ended(s, status);
+		else if (child == s->ledger->trial)
+			trial_ended(s, status);
+	}
 }
 
 /*
@@ -1932,21 +1976,17 @@ static void checker_reap(struct server *s)
 static bool signals_open(struct server *s)
 {
 	static const int ours[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGCHLD};
+	struct ledger *l = s->ledger;
 	sigset_t set;
 
-	signal(SIGPIPE,
-	       SIG_IGN); /* a log that nobody reads, and a size beyond a limit, are errors */
-	signal(SIGXFSZ, SIG_IGN);
 	sigemptyset(&set);
 	for (size_t i = 0; i < sizeof(ours) / sizeof(ours[0]); i++) {
 		signal(ours[i], SIG_DFL); /* an ignored signal would never reach the descriptor */
 		sigaddset(&set, ours[i]);
 	}
 	sigprocmask(SIG_BLOCK, &set, NULL);
-	s->signals = signalfd(s->signals, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (s->signals >= FD_SETSIZE)
-		return refuse("cannot watch descriptor %d: too many are open", s->signals);
-	return s->signals >= 0 || fail("cannot create a signalfd");
+	l->signals = signalfd(l->signals, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	return l->signals >= 0 || fail("cannot create a signalfd");
 }
 
 /*
@@ -1957,8 +1997,10 @@ static void server_stop(struct server *s, const char *why)
 {
 	if (s->stop_at)
 		return;
-	say("%s: ending%s%s%s", why, s->store.fd < 0 ? "" : ", ",
-	    s->store.fd < 0 ? "" : s->opt.object, s->store.fd < 0 ? "" : " stays");
+	if (s->ledger->store < 0)
+		say("%s: ending", why);
+	else
+		say("%s: ending, %s stays", why, s->opt.object);
 	supervisor_notify("STOPPING=1");
 	socket_remove(s);
 	s->stop_at = now_ms() + GREETING_MS;
@@ -1968,81 +2010,55 @@ static void signals_take(struct server *s)
 {
 	struct signalfd_siginfo info;
 
-	while (read(s->signals, &info, sizeof(info)) == sizeof(info)) {
+	while (read(s->ledger->signals, &info, sizeof(info)) == sizeof(info)) {
 		switch (info.ssi_signo) {
-		case SIGUSR1:
-			peers_list(s);
-			break;
-		case SIGHUP:
-			restart_begin(s);
-			break;
-		case SIGCHLD:
-			flusher_reap(s);
-			checker_reap(s);
-			break;
-		default:
-			server_stop(s, strsignal((int)info.ssi_signo));
+		case SIGUSR1: peers_list(s); break;
+		case SIGHUP: trial_start(s); break;
+		case SIGCHLD: children_reap(s); break;
+		default: server_stop(s, strsignal((int)info.ssi_signo));
 		}
 	}
 }
 
 /* Whether the server is to end, and all greetings have been read or have had their time. */
-static bool server_stopped(struct server *s)
+static bool server_stopped(const struct server *s)
 {
 	if (!s->stop_at)
 		return false;
-	for (size_t i = 0; i < s->count && now_ms() < s->stop_at; i++)
-		if (!peer_has_read(s->peers[i]))
+	set_each (sock, &s->present)
+		if (now_ms() < s->stop_at && !peer_has_read(s, sock))
 			return false;
 	return true;
 }
 
-/* Milliseconds until a timer is due, at most so many as *wait says, which they replace. */
-static void timer_add(int64_t *wait, int64_t at)
+/* Milliseconds until the next timer ends; -1: none is running. */
+static int64_t timers_wait(const struct server *s)
 {
-	int64_t left = at - now_ms();
+	const int64_t *timers = s->ledger->timers;
+	int64_t next = s->stop_at ? now_ms() + STOP_POLL_MS : INT64_MAX;
 
-	if (left < 0)
-		left = 0;
-	if (*wait < 0 || left < *wait)
-		*wait = left;
-}
-
-static void descriptor_watch(int fd, fd_set *set, int *most)
-{
-	assert(fd >= 0 && fd < FD_SETSIZE);
-	FD_SET(fd, set);
-	if (fd > *most)
-		*most = fd;
+	for (enum timer timer = 0; timer < TIMERS; timer++)
+		if (timers[timer] && timers[timer] < next)
+			next = timers[timer];
+	if (next == INT64_MAX)
+		return -1;
+	next -= now_ms();
+	return next > 0 ? next : 0;
 }
 
 /* Waits until there is something to do. */
 static void server_wait(struct server *s, fd_set *readable, fd_set *writable)
 {
-	struct timeval timeout;
-	int64_t wait = -1;
-	int most = -1;
+	const struct ledger *l = s->ledger;
+	int64_t wait = timers_wait(s);
+	struct timeval timeout = {.tv_sec = wait / 1000, .tv_usec = wait % 1000 * 1000};
 
-	FD_ZERO(readable);
-	FD_ZERO(writable);
-	descriptor_watch(s->signals, readable, &most);
-	if (s->accept_at)
-		timer_add(&wait, s->accept_at);
-	else if (!s->stop_at)
-		descriptor_watch(s->listener, readable, &most);
-	if (s->stop_at)
-		timer_add(&wait, now_ms() + STOP_POLL_MS);
-	if (s->opt.sync)
-		timer_add(&wait, s->flush_at);
-	for (size_t i = 0; i < s->count; i++) {
-		descriptor_watch(s->peers[i]->sock, readable, &most);
-		if (s->peers[i]->state == PEER_BLOCKED)
-			descriptor_watch(s->peers[i]->sock, writable, &most);
-		if (s->peers[i]->state == PEER_STARVED)
-			timer_add(&wait, s->send_at);
-	}
-	timeout = (struct timeval){.tv_sec = wait / 1000, .tv_usec = wait % 1000 * 1000};
-	if (select(most + 1, readable, writable, NULL, wait < 0 ? NULL : &timeout) >= 0)
+	*readable = s->present;
+	*writable = s->blocked;
+	FD_SET(l->signals, readable);
+	if (!l->timers[TIMER_ACCEPT] && !s->stop_at)
+		FD_SET(l->listener, readable);
+	if (select(FD_SETSIZE, readable, writable, NULL, wait < 0 ? NULL : &timeout) >= 0)
 		return;
 	fail("cannot wait for clients");
 	FD_ZERO(readable);
@@ -2050,45 +2066,29 @@ static void server_wait(struct server *s, fd_set *readable, fd_set *writable)
 	nanosleep(&(struct timespec){.tv_nsec = SEND_RETRY_MS * 1000000L}, NULL);
 }
 
-/* Lets those send again for whom the wait is over. */
-static void peers_wake(struct server *s, const fd_set *writable)
-{
-	bool due = now_ms() >= s->send_at;
-
-	for (size_t i = 0; i < s->count; i++) {
-		struct peer *p = s->peers[i];
-
-		if ((p->state == PEER_BLOCKED && FD_ISSET(p->sock, writable)) ||
-		    (p->state == PEER_STARVED && due))
-			p->state = PEER_READY;
-	}
-}
-
 /* Serves until a signal ends it. Sends first: after a restart, messages are waiting. */
 static void serve(struct server *s)
 {
-	assert(s->signals >= 0 && s->listener >= 0);
-	for (;;) {
-		fd_set readable, writable;
+	const struct ledger *l = s->ledger;
+	fd_set readable, writable;
 
-		do
-			peers_flush(s);
-		while (peers_bury(s));
+	assert(l->signals >= 0 && l->listener >= 0);
+	for (;;) {
+		flush_start(s);
+		peers_send(s);
 		if (server_stopped(s))
 			return;
 		server_wait(s, &readable, &writable);
-		peers_wake(s, &writable);
-		if (FD_ISSET(s->signals, &readable))
+		if (FD_ISSET(l->signals, &readable))
 			signals_take(s);
-		if (s->opt.sync && now_ms() >= s->flush_at) {
-			store_flush(s);
-			s->flush_at = now_ms() + (int64_t)s->opt.sync * 1000;
+		if (timer_ended(s, TIMER_TRIAL)) {
+			complain("%s did not say in %d s that it can take over and was killed, "
+				 "going on without a restart",
+				 s->program, TRIAL_MS / 1000);
+			trial_kill(s);
 		}
-		peers_read(s, &readable);
-		peers_bury(s);
-		if (s->accept_at && now_ms() >= s->accept_at)
-			s->accept_at = 0;
-		if (FD_ISSET(s->listener, &readable) || s->stop_at)
+		peers_look(s, &readable, &writable);
+		if (timer_ended(s, TIMER_ACCEPT) || FD_ISSET(l->listener, &readable) || s->stop_at)
 			peers_accept(s);
 	}
 }
@@ -2115,13 +2115,13 @@ static void server_announce(const struct server *s)
 	unsigned int vectors = s->opt.vectors;
 
 	path_for_qemu(s->opt.socket, path);
-	if (s->store.fd < 0) {
+	if (s->ledger->store < 0) {
 		say("serving interrupts without memory, vectors %u, socket %s", vectors,
 		    s->opt.socket);
 	} else {
 		say("serving %s, size %s, vectors %u, socket %s", s->opt.object,
-		    SIZE(s->store.size), vectors, s->opt.socket);
-		snprintf(memory, sizeof(memory), ",size=%s", SIZE(s->store.size));
+		    SIZE(s->ledger->size), vectors, s->opt.socket);
+		snprintf(memory, sizeof(memory), ",size=%s", SIZE(s->ledger->size));
 	}
 	say("connect a node: -chardev socket,path=%s,id=fam -device %s,chardev=fam%s,vectors=%u",
 	    path, s->opt.legacy ? "ivshmem" : "ivshmem-doorbell", s->opt.legacy ? memory : "",
@@ -2158,13 +2158,15 @@ static bool background_begin(struct server *s)
 		_exit(EXIT_SUCCESS);
 	if (waitpid(child, &status, 0) == child && WIFEXITED(status))
 		_exit(WEXITSTATUS(status));
-	refuse("ended by %s before it was ready", strsignal(WTERMSIG(status)));
+	complain("ended by %s before it was ready", strsignal(WTERMSIG(status)));
 	_exit(EXIT_FAILURE);
 }
 
-/* Leaves the terminal and the working directory, and lets the parent exit. */
+/* Says that all is ready; with -d leaves terminal and working directory, and lets the parent exit.
+ */
 static bool background_enter(struct server *s)
 {
+	server_announce(s);
 	if (!s->opt.daemonize)
 		return true;
 	setsid();
@@ -2181,91 +2183,88 @@ static bool background_enter(struct server *s)
 	return true;
 }
 
-/* Closes what the server has open; keep says whether its start succeeded and the object stays. */
-static void server_close(struct server *s, bool keep)
+/* Ends all that others can see of us; keep says whether the start succeeded and the object stays.
+ */
+static void server_end(struct server *s, bool keep)
 {
-	for (size_t i = 0; i < s->count; i++)
-		peer_free(s->peers[i], s->opt.vectors);
-	if (!keep && s->listener >= 0)
+	set_each (sock, &s->present)
+		close(sock);
+	if (!keep && s->ledger->listener >= 0)
 		clients_turn_away(s);
-	socket_close(s);
-	store_close(s, keep);
-	pidfile_close(s, keep);
-	checker_end(s);
-	if (s->flusher > 0)
-		waitpid(s->flusher, NULL, 0);
-	close(s->spare);
-	close(s->signals);
+	socket_remove(s);
+	store_leave(s, keep);
+	pidfile_remove(s, keep);
+	trial_kill(s);
+	if (s->ledger->flusher)
+		waitpid(s->ledger->flusher, NULL, 0);
 }
 
 /* Starts to serve; if that fails, leaves everything as it was. */
 static bool server_start(struct server *s)
 {
-	bool started;
-
 	s->group = group_find(s->opt.group);
 	descriptor_limit_raise();
-	started = signals_open(s) && background_begin(s) && pidfile_open(s) && store_open(s) &&
-		  socket_listen(s) && store_shrink(s);
-	if (started)
-		server_announce(s);
-	started = started && background_enter(s);
-	if (!started)
-		server_close(s, false);
-	return started;
+	if (!ledger_create(s))
+		return false;
+	if (signals_open(s) && background_begin(s) && pidfile_claim(s) && store_open(s) &&
+	    socket_listen(s) && pidfile_write(s) && store_shrink(s) && background_enter(s))
+		return true;
+	server_end(s, false);
+	return false;
 }
 
-/* Goes on serving where the image before has left off, unless it only asks whether we could. */
-static bool server_resume(struct server *s, const char *purpose, int state)
+/*
+ * Goes on serving where the image before has left off. A trial has found that this fits, and there
+ * is no way back: what fails for want of memory is tried again.
+ */
+static bool server_resume(struct server *s)
 {
-	if (!state_restore(s, state))
-		return false;
-	if (!strcmp(purpose, "check"))
-		exit(CAN_TAKE_OVER);
+	while (!ledger_map(s, ledger_length(s->opt.vectors), PROT_READ | PROT_WRITE)) {
+		fail("cannot map the ledger of peers, trying again");
+		sleep(1);
+	}
+	peers_restore(s);
 	if (!descriptors_keep(s, false) || !signals_open(s))
 		return fail("cannot take over");
-	flusher_reap(s); /* its signal may be gone */
+	children_reap(s); /* the signal may be gone */
 	say("restarted in place, version " VERSION ", %zu nodes connected", s->count);
 	return true;
 }
 
 int main(int argc, char **argv)
 {
-	static struct server s = {
-		.store = {.fd = -1, .lock = -1},
-		.pidfile = -1,
-		.listener = -1,
-		.parent = -1,
-		.signals = -1,
-		.spare = -1,
-	};
-	const char *variable = getenv(STATE_VARIABLE);
+	static struct server s;
+	const char *variable = getenv(LEDGER_VARIABLE);
 	char purpose[16] = "";
-	int state, in_background = 0;
+	int in_background = 0;
 
-	if (variable && sscanf(variable, "%15s %d %d", purpose, &state, &in_background) != 3)
+	if (variable && sscanf(variable, "%15s %d %d", purpose, &s.ledger_fd, &in_background) != 3)
 		variable = NULL;
-	unsetenv(STATE_VARIABLE);
+	unsetenv(LEDGER_VARIABLE);
 	if (in_background)
 		log_to_syslog();
 	if (!variable)
-		close_range(STDERR_FILENO + 1, UINT_MAX,
-			    0); /* nothing of the caller's stays open */
+		close_range(STDERR_FILENO + 1, UINT_MAX, 0); /* what the caller had open */
 	s.argv = argv;
-	s.program = path_absolute((const char *)getauxval(AT_EXECFN));
+	s.parent = -1;
+	s.program = program_path();
 	if (!s.program) {
 		fail("cannot tell the path of this program, for restarts: start it by an absolute path");
 		return EXIT_FAILURE;
 	}
-	if (!variable && !spare_open(&s))
+	s.spare = spare_open();
+	if (!variable && s.spare < 0)
 		return EXIT_FAILURE;
 	options_parse(&s.opt, argc, argv);
-	if (variable ? !server_resume(&s, purpose, state) : !server_start(&s))
+	/* A log that nobody reads, and a size beyond a limit, are errors. */
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN);
+	if (variable && !strcmp(purpose, "check"))
+		return ledger_fits(&s) ? CAN_TAKE_OVER : EXIT_FAILURE;
+	if (variable ? !server_resume(&s) : !server_start(&s))
 		return EXIT_FAILURE;
 	supervisor_notify("READY=1");
-	if (!s.flush_at)
-		s.flush_at = now_ms() + (int64_t)s.opt.sync * 1000;
 	serve(&s);
-	server_close(&s, true);
+	server_end(&s, true);
 	return EXIT_SUCCESS;
 }

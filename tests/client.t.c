@@ -45,40 +45,29 @@ static int memory_open(off_t size, int flags)
 static int prop_open(char kind, int64_t value)
 {
 	switch (kind) {
-	case 'e':
-		return eventfd(0, EFD_CLOEXEC);
-	case 'm':
-		return memory_open(1 << 20, O_RDWR);
-	case 'r':
-		return memory_open(1 << 20, O_RDONLY);
-	case 's':
-		return memory_open(3 << 12, O_RDWR);
-	case 'z':
-		return memory_open(0, O_RDWR);
-	case 'x':
-		return value == -1 ? eventfd(0, EFD_CLOEXEC) : memory_open(1 << 20, O_RDWR);
-	default:
-		return -1;
+	case 'e': return eventfd(0, EFD_CLOEXEC);
+	case 'm': return memory_open(1 << 20, O_RDWR);
+	case 'r': return memory_open(1 << 20, O_RDONLY);
+	case 's': return memory_open(3 << 12, O_RDWR);
+	case 'z': return memory_open(0, O_RDWR);
+	case 'x': return value == -1 ? eventfd(0, EFD_CLOEXEC) : memory_open(1 << 20, O_RDWR);
+	default: return -1;
 	}
 }
 
 /* Sends the whole script to a socket, and closes that. */
 static void script_play(const char *stream, int sock)
 {
-	struct scm_queue q = {0};
-
 	for (const char *at = stream; *at;) {
 		char *kind;
 		int64_t value = strtoll(at, &kind, 10);
 		int fd = prop_open(*kind, value);
 
-		assert_int_equal(scm_push(&q, value, fd), 0);
-		assert_int_equal(scm_flush(&q, sock), SCM_EMPTY);
+		assert_int_equal(scm_send(sock, &(struct scm_msg){value, fd}, 1), 1);
 		if (fd >= 0)
 			close(fd);
 		at = kind + strspn(kind, "emrszx ");
 	}
-	scm_free(&q);
 	close(sock);
 }
 
@@ -136,8 +125,9 @@ static void right_streams_pass(void **state)
 		{"0 7 -1m 7e 7e", NULL, NULL},
 		{GREETING, NULL, NULL},
 		{GREETING "5e 5e 3 5 8e 8e", NULL, NULL},
-		{"0 7 -1m 3e 7e 7e 3", NULL, NULL}, /* 3 left while its eventfds were being sent */
-		{GREETING "5e 9e 9e 5", NULL, NULL},
+		{"0 7 -1m 3e 3 7e 7e", NULL, NULL}, /* 3 left while its eventfds were being sent */
+		{"0 7 -1m 3e 3e 7e 3 7e", NULL, NULL}, /* and here while those of others were */
+		{GREETING "5e 5 9e 9e", NULL, NULL},
 		{"-1", NULL, NULL},
 		{"7 -1s 3e 3e 7e 7e 3", NULL, "L"},
 		{"7 3e 3e 7e 7e 3", NULL, "M"},
@@ -181,10 +171,11 @@ static void disorder_is_named(void **state)
 		{"0 -1m", "-1 with a descriptor", NULL},
 		{"0 65536", "65536 instead of its own ID", NULL},
 		{"0 7 -1", "-1 without a descriptor", NULL},
-		{"0 7 -1m 3e 7e 3e", "before all of its own", NULL},
-		{"0 7 -1m 3e 7e 7e 3e", "after those of another", NULL},
-		{GREETING "5e 9e 5e", "after those of another", NULL},
-		{"0 7 -1m 3e 3e 3 7e 7e", "in the middle of the greeting", NULL},
+		{"0 7 -1m 3e 3e 7e 3e", "before all of another", NULL},
+		{"0 7 -1m 3e 7e", "before all of another", NULL},
+		{"0 7 -1m 3e 3e 7e 7e 3e", "after those of another", NULL},
+		{GREETING "5e 9e", "before all of another", NULL},
+		{GREETING "5e 5e 9e 9e 5e", "after those of another", NULL},
 		{GREETING "7", "its own ID left", NULL},
 		{GREETING "-1", "is no ID", NULL},
 		{GREETING "65536e", "a descriptor of 65536", NULL},

@@ -19,20 +19,26 @@ load lib/restart
 	stop
 }
 
-@test "a newer build from source, which says more in its state" {
+# Builds the server from this source, changed by a line of Perl.
+build() { # CODE [MAKE ARGUMENT...]
 	need_tool make
+	rm -rf "$WORK/source"
 	mkdir "$WORK/source"
 	cp "$SOURCE_DIR"/Makefile "$SOURCE_DIR"/*.[ch] "$WORK/source"
-	# Lines with words that are unknown, and more numbers on a line that is known.
-	perl -0777 -i -pe 's/(static void state_write\([^{]*\{\n.*?\n\n)/$1\tfprintf(f, "colour 7 -1 red\\n\\nlater\\n");\n/s and
-		s/fputc\(.\\n., f\)/fputs(" 11 12\\n", f)/ or die "the source is another"' \
-		"$WORK/source/tm_ivshmem_server.c"
-	make -s -C "$WORK/source" VERSION=99.0-rc1 tm_ivshmem_server
+	perl -0777 -i -pe "($1) or die 'the source is another'" "$WORK/source/tm_ivshmem_server.c"
+	make -s -C "$WORK/source" "${@:2}" tm_ivshmem_server
+}
+
+@test "a newer build from source, and one that keeps another ledger" {
 	start -f mem
 	peer
+	build 1 VERSION=99.0-rc1
 	replace "$WORK/source/tm_ivshmem_server"
 	restart 99.0-rc1
 	restart 99.0-rc1
+	build 's/(define LEDGER_LAYOUT +)1/${1}2/' VERSION=99.0-rc2
+	replace "$WORK/source/tm_ivshmem_server"
+	no_restart "no ledger of peers that this program can read" "cannot take over"
 	replace "$ORIGINAL"
 	restart "$VERSION"
 	stop
@@ -167,19 +173,76 @@ hangs() {
 	eventually ended "$HUNG"
 }
 
-@test "a state that the other version cannot read" {
-	start -f mem -n 1
+# All that the program has started.
+group_gone() {
+	! pgrep -g "$1" >/dev/null
+}
+
+@test "a program that does not say that it can take over is killed, with all that it has started" {
+	local started=$SECONDS
+	start -f mem
 	peer
-	before_original 's/^peer \d+/peer x/m'
-	no_restart "of the state is wrong: peer" "$PROGRAM cannot take over"
-	before_original 's/^(peer \d+ \d+ \d+ \d+) 1 /$1 2 /m'
-	no_restart "of the state is wrong: peer" "$PROGRAM cannot take over"
-	before_original '$_ = ""'
-	no_restart "names no socket" "$PROGRAM cannot take over"
-	# Known words in another order, and unknown ones.
-	before_original '$_ = "name of the rose\n\n" . join("", reverse sort split /(?<=\n)/) . "end\n"'
+	printf '#!/bin/sh\n(sleep 1000) &\nsleep 1000\n' >"$WORK/file"
+	chmod 755 "$WORK/file"
+	replace "$WORK/file"
+	kill -s HUP "$PID"
+	HUNG=
+	tried() { HUNG=$(pgrep -P "$PID") && [ "$(pgrep -c -g "$HUNG")" -ge 3 ]; }
+	eventually tried
+	served
+	eventually grep -q "$PROGRAM did not say in 10 s that it can take over and was killed" "$LOG"
+	[ $((SECONDS - started)) -ge 9 ]
+	eventually group_gone "$HUNG"
+	eventually no_child
+	is restarts "$(times_logged "restarted in place")" 0
+	replace "$ORIGINAL"
 	restart
 	stop
+}
+
+@test "a program with other options than the nodes were served with" {
+	start -f mem -n 1
+	peer
+	before_original 'push @ARGV, "-n2"'
+	no_restart "the nodes have 1 vectors" "$PROGRAM cannot take over"
+	before_original 'push @ARGV, "-L"'
+	no_restart "options make it 1, -L" "$PROGRAM cannot take over"
+	before_original 'push @ARGV, "-v"'
+	restart
+	stop
+}
+
+@test "a server that was started by a descriptor" {
+	local how
+	# An upgrade lies at the path of the program; of a file in memory there is no path.
+	for how in file memory; do
+		# shellcheck disable=SC2016
+		WRAP=(perl -e 'require "sys/syscall.ph"; my $how = shift; my $fd;
+			open(my $f, "<:raw", $ARGV[0]) or die;
+			if ($how eq "memory") {
+				$fd = syscall(319, my $name = "program", 0);
+				open(my $m, ">&=", $fd) or die;
+				binmode $m;
+				local $/; print {$m} <$f>; $m->flush;
+				$^F = 99; open($f, "<", "/proc/self/fd/$fd") or die; close $m;
+			}
+			# execveat(fd, "", argv, environment, AT_EMPTY_PATH)
+			my @argv = map { "$_\0" } @ARGV; my @env = map { "$_=$ENV{$_}\0" } keys %ENV;
+			my $argv = pack("p*x8", @argv); my $env = pack("p*x8", @env);
+			syscall(322, fileno $f, my $empty = "", $argv, $env, 0x1000);
+			die "execveat: $!"' "$how")
+		start -f mem
+		peer
+		[ "$how" = memory ] || newer "$WORK/newer" && replace "$WORK/newer"
+		if [ "$how" = file ]; then
+			restart "$NEWER"
+			replace "$ORIGINAL"
+		fi
+		restart
+		restart
+		stop
+		kill "$PEER_PID"
+	done
 }
 
 # --- what the server holds

@@ -196,12 +196,14 @@ small_ext4() { # SIZE [PERCENT THAT ONLY ROOT MAY USE]
 
 @test "a size beyond the limit of this process" {
 	need_tool prlimit
-	WRAP=(prlimit --fsize=65536)
-	refused "$DIR/store" 1M 'File too large' -- -f store
+	WRAP=(prlimit --fsize=4194304)
+	refused "$DIR/store" 8M 'File too large' -- -f store -m 8M
 	: >empty
-	refused "$DIR/empty" 1M 'File too large' -- -f empty -a
-	refused "$DIR/store" 1M 'File too large' -- -d -f store
-	serves 'size 64K' -- -f store -m 64K
+	refused "$DIR/empty" 8M 'File too large' -- -f empty -m 8M -a
+	refused "$DIR/store" 8M 'File too large' -- -d -f store -m 8M
+	serves 'size 4M' -- -f store -m 4M
+	WRAP=(prlimit --fsize=65536)
+	refused 'ledger' 'File too large' -- -f store -m 64K
 }
 
 # --- what can be an object
@@ -445,7 +447,7 @@ fails_late() { # CALL COMMAND -- ARGUMENT...
 	has "$LOG" 'cannot shrink' 'a client is refused: the server could not start'
 	wait "$CLIENT"
 	is 'what the client got' "$(cat "$WORK/greeting")" $'-1\nend'
-	is 'the pidfile' "$(cat pid)" 4194303
+	is 'the pidfile, stale as before' "$(cat pid)" "$PID"
 	is bytes "$(bytes store)" 4194304
 }
 

@@ -200,6 +200,12 @@ static bool id_apply(struct client *c, int64_t value)
 	return true;
 }
 
+/* Whether eventfds are missing of the peer whose eventfds came last. */
+static bool group_open(const struct client *c)
+{
+	return c->group >= 0 && client_peer(c, c->group)->vectors < vectors_whole(c);
+}
+
 /* An eventfd: the next of the group that is coming in, or the first of one that starts. */
 static bool join_apply(struct client *c, int id, int fd)
 {
@@ -211,7 +217,7 @@ static bool join_apply(struct client *c, int id, int fd)
 		return p ? wrong(c, "an eventfd of %d, where nobody has vectors", id) : false;
 	}
 	if (id != c->group) {
-		const char *why = c->phase == CLIENT_OWN  ? "before all of its own had come"
+		const char *why = group_open(c)           ? "before all of another peer had come"
 				  : p->state == PEER_LEFT ? "which it saw leave (hazard 1)"
 				  : p->vectors > 0        ? "after those of another peer"
 							  : NULL;
@@ -247,8 +253,6 @@ static bool leave_apply(struct client *c, int64_t value)
 
 	if (value < 0 || value >= CLIENT_IDS)
 		return wrong(c, "%" PRId64 " without a descriptor is no ID", value);
-	if (c->phase != CLIENT_GREETED)
-		return wrong(c, "%d left in the middle of the greeting", id);
 	if (id == c->id)
 		return wrong(c, "its own ID left");
 	if (client_peer(c, id)->state == PEER_NEVER)
@@ -259,7 +263,8 @@ static bool leave_apply(struct client *c, int64_t value)
 	c->whole -= p->vectors >= vectors_whole(c);
 	c->here--;
 	c->left++;
-	c->group = -1;
+	if (id == c->group)
+		c->group = -1;
 	peer_close(p);
 	*p = (struct client_peer){.state = PEER_LEFT};
 	return true;

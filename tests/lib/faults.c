@@ -70,9 +70,10 @@ static const struct {
 	/* Processes. */
 	{"clone clone3 fork", "EAGAIN ENOMEM"},
 	{"execve", "EACCES ENOENT ENOMEM ETXTBSY EAGAIN EMFILE EIO ENOEXEC"},
-	{"wait4", "ECHILD EINTR"},
+	{"wait4", "EINTR"},
 	{"kill", "EPERM ESRCH"},
 	{"setsid", "EPERM"},
+	{"setpgid", "EACCES EPERM"},
 	{"prlimit64", "EPERM"},
 	/* Memory: where memory is short, the C library first tries another way to get it. */
 	{"brk", "ENOMEM"},

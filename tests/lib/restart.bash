@@ -33,7 +33,7 @@ newer() { # FILE
 }
 
 # A program that does something first, and then is the original: Perl code, which has the purpose
-# (check or resume) in $purpose and the state in $_.
+# (check or resume) in $purpose, and arguments for the original in @ARGV.
 before_original() { # CODE
 	cat >"$PROGRAM.new" <<-END
 		#!$(command -v perl)
@@ -41,16 +41,7 @@ before_original() { # CODE
 		use warnings;
 		\$^F = 1 << 20; # no descriptor gets close-on-exec
 		my (\$purpose, \$fd) = split ' ', \$ENV{TM_IVSHMEM_SERVER_STATE};
-		open(my \$state, '+<&=', \$fd) or die "no state: \$!\n";
-		{ local \$/; \$_ = <\$state>; }
-		my \$was = \$_;
 		$1;
-		if (\$_ ne \$was) {
-			truncate(\$state, 0) or die "truncate: \$!\n";
-			sysseek(\$state, 0, 0);
-			syswrite(\$state, \$_) == length or die "write: \$!\n";
-		}
-		sysseek(\$state, 0, 0);
 		exec { '$ORIGINAL' } \$0, @ARGV or die "exec: \$!\n";
 	END
 	chmod 755 "$PROGRAM.new"

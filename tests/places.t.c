@@ -1,0 +1,391 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Where peers stand, and what they are told: random histories of joins, leaves and short sends, in
+ * the server's own code, against a model that keeps a list of messages for each peer. Real sockets
+ * and eventfds, and clients that read now and then; several peers leave between two sends.
+ *
+ * SEED repeats a run, HISTORIES says how many there are.
+ */
+#define main server_main
+/* NOLINTNEXTLINE(bugprone-suspicious-include): what is tested is in functions of that file alone */
+#include "../tm_ivshmem_server.c"
+#undef main
+
+#include <setjmp.h>
+#include <sys/random.h>
+
+#include <cmocka.h>
+
+#define PEERS 24 /* at once */
+#define STEPS 160
+
+/* The server's log, which is in the background here, goes nowhere. */
+void syslog(int level, const char *format, ...)
+{
+	(void)level, (void)format;
+}
+
+/* One message that is to arrive: an eventfd that holds tag, or, with tag 0, no descriptor. */
+struct line {
+	int64_t value;
+	uint64_t tag;
+};
+
+struct lines {
+	struct line *list;
+	size_t n, room;
+};
+
+static void line_add(struct lines *lines, int64_t value, uint64_t tag)
+{
+	if (lines->n == lines->room) {
+		lines->room = lines->room ? 2 * lines->room : 64;
+		lines->list = realloc(lines->list, lines->room * sizeof(*lines->list));
+		assert_non_null(lines->list);
+	}
+	lines->list[lines->n++] = (struct line){value, tag};
+}
+
+/* Takes the first n lines away. */
+static void lines_drop(struct lines *lines, size_t n)
+{
+	assert_true(n <= lines->n);
+	lines->n -= n;
+	memmove(lines->list, lines->list + n, lines->n * sizeof(*lines->list));
+}
+
+/* Moves the first lines to the end of others, n at most. Returns how many there were. */
+static size_t lines_move(struct lines *from, struct lines *to, size_t n)
+{
+	if (n > from->n)
+		n = from->n;
+	for (size_t i = 0; i < n; i++)
+		line_add(to, from->list[i].value, from->list[i].tag);
+	lines_drop(from, n);
+	return n;
+}
+
+/* A client, and what the model says of it. */
+struct member {
+	int sock;   /* the server's end; -1: nobody */
+	int client; /* the other end */
+	int id;
+	uint64_t tags; /* those of its eventfds begin here */
+	/* What is not sent: it goes out in this order. What is sent, and not read. */
+	struct lines head, leaves, joins, sent;
+	/* By ID: how many eventfds of that peer it has been sent, and whether it was told to have
+	 * left. */
+	uint16_t known[PEERS + STEPS];
+	bool gone[PEERS + STEPS];
+};
+
+struct history {
+	struct server server;
+	struct member members[PEERS];
+	uint64_t random, tags;
+	uint64_t buffer; /* of a socket, in bytes */
+};
+
+/* SplitMix64 (Steele, Lea, Flood 2014): a number below limit. */
+static uint64_t history_random(struct history *h, uint64_t limit)
+{
+	uint64_t z = h->random += UINT64_C(0x9e3779b97f4a7c15);
+
+	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+	return (z ^ (z >> 31)) % limit;
+}
+
+static size_t member_unsent(const struct member *m)
+{
+	return m->head.n + m->leaves.n + m->joins.n;
+}
+
+static void member_introduce(struct history *h, struct member *to, const struct member *m)
+{
+	for (unsigned int v = 0; v < h->server.ledger->vectors; v++)
+		line_add(&to->joins, m->id, m->tags + v);
+}
+
+static void history_join(struct history *h, struct member *m)
+{
+	struct server *s = &h->server;
+	int pair[2], size = (int)h->buffer;
+	struct peer *p;
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair),
+			 0);
+	assert_int_equal(setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)), 0);
+	assert_in_range(pair[0], 0, FD_SETSIZE - 1);
+	p = peer_at(s, pair[0]);
+	assert_true(eventfds_open(p, s->ledger->vectors));
+	*m = (struct member){.sock = pair[0], .client = pair[1], .id = id_pick(s)};
+	m->tags = h->tags + 1;
+	for (unsigned int v = 0; v < s->ledger->vectors; v++)
+		assert_int_equal(eventfd_write(p->eventfds[v], ++h->tags), 0);
+	assert_in_range(m->id, 0, PEERS + STEPS - 1);
+	peer_join(s, m->sock, m->id);
+
+	if (!s->opt.legacy)
+		line_add(&m->head, 0, 0);
+	line_add(&m->head, m->id, 0);
+	for (struct member *other = h->members; other < h->members + PEERS; other++)
+		if (other->sock >= 0 && other != m)
+			member_introduce(h, other, m);
+	for (size_t i = 0; i < s->count; i++) /* the order in which they joined */
+		for (struct member *other = h->members; other < h->members + PEERS; other++)
+			if (other->sock == s->order[i])
+				member_introduce(h, m, other);
+}
+
+static void member_free(struct member *m)
+{
+	close(m->client);
+	free(m->head.list);
+	free(m->leaves.list);
+	free(m->joins.list);
+	free(m->sent.list);
+	*m = (struct member){.sock = -1};
+}
+
+/* The rule: unsent eventfds of the leaver never arrive; if any was sent, so is word of its leave.
+ */
+static void history_leave(struct history *h, struct member *leaver)
+{
+	int id = leaver->id;
+
+	peer_leave(&h->server, leaver->sock, "for the test");
+	member_free(leaver);
+	for (struct member *m = h->members; m < h->members + PEERS; m++) {
+		size_t kept = 0;
+
+		if (m->sock < 0)
+			continue;
+		for (size_t i = 0; i < m->joins.n; i++)
+			if (m->joins.list[i].value != id)
+				m->joins.list[kept++] = m->joins.list[i];
+		m->joins.n = kept;
+		if (m->known[id])
+			line_add(&m->leaves, id, 0);
+		m->known[id] = 0;
+	}
+}
+
+/* What the server has sent, the model sends as well. */
+static void member_advance(struct history *h, struct member *m)
+{
+	size_t n = member_unsent(m) - peer_owed(&h->server, peer_at(&h->server, m->sock)), from;
+
+	n -= lines_move(&m->head, &m->sent, n);
+	from = m->sent.n;
+	n -= lines_move(&m->leaves, &m->sent, n);
+	for (; from < m->sent.n; from++) {
+		assert_false(m->gone[m->sent.list[from].value]); /* hazard 1 */
+		m->gone[m->sent.list[from].value] = true;
+	}
+	n -= lines_move(&m->joins, &m->sent, n);
+	for (; from < m->sent.n; from++) {
+		assert_false(m->gone[m->sent.list[from].value]); /* hazard 1 */
+		m->known[m->sent.list[from].value]++;
+	}
+	assert_int_equal(n, 0);
+}
+
+/* The server sends, and nobody is owed more or less than the model says. */
+static void history_send(struct history *h)
+{
+	struct server *s = &h->server;
+	fd_set writable = s->blocked;
+
+	select(FD_SETSIZE, NULL, &writable, NULL, &(struct timeval){0});
+	peers_look(s, &(fd_set){0}, &writable);
+	peers_send(s);
+	for (struct member *m = h->members; m < h->members + PEERS; m++) {
+		if (m->sock < 0)
+			continue;
+		member_advance(h, m);
+		/* Who is owed something waits for his socket. */
+		assert_true(member_unsent(m) == 0 || FD_ISSET(m->sock, &s->blocked));
+	}
+}
+
+/* A client takes one message, if one has been sent that it has not read. */
+static void member_read(struct member *m)
+{
+	const struct line *line = m->sent.list;
+	int64_t value;
+	uint64_t tag = 0;
+	int fd;
+
+	if (m->sent.n == 0) {
+		assert_int_equal(scm_recv(m->client, &value, &fd), -1);
+		assert_int_equal(errno, EAGAIN);
+		return;
+	}
+	assert_int_equal(scm_recv(m->client, &value, &fd), 1);
+	assert_int_equal(value, line->value);
+	assert_int_equal(fd >= 0, line->tag > 0);
+	if (fd >= 0) {
+		assert_int_equal(eventfd_read(fd, &tag), 0);
+		assert_int_equal(tag, line->tag);
+		assert_int_equal(eventfd_write(fd, tag), 0);
+		close(fd);
+	}
+	lines_drop(&m->sent, 1);
+}
+
+/* Everything is sent and read: each must know exactly those who are there. */
+static void history_settle(struct history *h)
+{
+	bool more;
+
+	do {
+		history_send(h);
+		more = false;
+		for (struct member *m = h->members; m < h->members + PEERS; m++)
+			while (m->sock >= 0 && m->sent.n > 0) {
+				member_read(m);
+				more = true;
+			}
+	} while (more);
+	for (struct member *m = h->members; m < h->members + PEERS; m++) {
+		size_t known = 0;
+
+		if (m->sock < 0)
+			continue;
+		assert_int_equal(member_unsent(m), 0);
+		member_read(m); /* nothing */
+		for (struct member *other = h->members; other < h->members + PEERS; other++)
+			if (other->sock >= 0)
+				assert_int_equal(m->known[other->id], h->server.ledger->vectors);
+		for (size_t id = 0; id < PEERS + STEPS; id++)
+			known += m->known[id];
+		assert_int_equal(known, h->server.count * h->server.ledger->vectors);
+	}
+}
+
+/* What a new image would make of the ledger is what this one knows. */
+static void history_restart(struct history *h)
+{
+	struct server *s = &h->server, before = *s;
+
+	s->count = 0;
+	FD_ZERO(&s->present);
+	peers_restore(s);
+	assert_int_equal(s->count, before.count);
+	assert_memory_equal(s->order, before.order, s->count * sizeof(s->order[0]));
+	assert_memory_equal(&s->present, &before.present, sizeof(s->present));
+}
+
+static void server_open(struct history *h, unsigned int vectors, bool legacy)
+{
+	struct server *s = &h->server;
+
+	s->opt.vectors = vectors;
+	s->opt.legacy = legacy;
+	if (!ledger_create(s) || !s->ledger)
+		abort();
+	/* Somewhere, and often so that the ring's end is passed. */
+	s->ledger->departures = history_random(h, 2) ? IDS - history_random(h, STEPS) : 0;
+	for (struct member *m = h->members; m < h->members + PEERS; m++)
+		m->sock = -1;
+}
+
+static void server_discard(struct history *h)
+{
+	munmap(h->server.ledger, ledger_length(h->server.opt.vectors));
+	close(h->server.ledger_fd);
+}
+
+static void history_run(uint64_t seed, unsigned int vectors)
+{
+	static struct history h;
+	uint64_t sends, reads;
+
+	h = (struct history){.random = seed};
+	server_open(&h, vectors, history_random(&h, 2));
+	/* How eager the sender and the readers are changes from one history to the next. */
+	h.buffer = history_random(&h, 20000);
+	sends = 1 + history_random(&h, 12);
+	reads = history_random(&h, 12);
+	for (int step = 0; step < STEPS; step++) {
+		uint64_t choice = history_random(&h, 13 + sends + reads);
+		struct member *m = &h.members[history_random(&h, PEERS)];
+
+		if (choice == 0)
+			history_restart(&h);
+		else if (choice > 12 + sends)
+			for (uint64_t n = history_random(&h, 24); m->sock >= 0 && n > 0; n--)
+				member_read(m);
+		else if (choice > 12)
+			history_send(&h);
+		else if (m->sock >= 0)
+			history_leave(&h, m);
+		else
+			history_join(&h, m);
+	}
+	history_settle(&h);
+	for (struct member *m = h.members; m < h.members + PEERS; m++)
+		if (m->sock >= 0)
+			history_leave(&h, m);
+	assert_int_equal(h.server.count, 0);
+	server_discard(&h);
+}
+
+static uint64_t environment_number(const char *name, uint64_t otherwise)
+{
+	const char *text = getenv(name);
+
+	return text ? strtoull(text, NULL, 0) : otherwise;
+}
+
+static void histories_run(unsigned int vectors, uint64_t count)
+{
+	uint64_t seed;
+
+	assert_int_equal(getrandom(&seed, sizeof(seed), 0), sizeof(seed));
+	seed = environment_number("SEED", seed);
+	count = environment_number("HISTORIES", count);
+	printf("# SEED=%" PRIu64 " HISTORIES=%" PRIu64 ", %u vectors\n", seed, count, vectors);
+	fflush(stdout);
+	for (uint64_t i = 0; i < count; i++)
+		history_run(seed + i, vectors);
+}
+
+static void histories_without_vectors(void **state)
+{
+	(void)state;
+	histories_run(0, 200);
+}
+
+static void histories_with_one_vector(void **state)
+{
+	(void)state;
+	histories_run(1, 400);
+}
+
+static void histories_with_three_vectors(void **state)
+{
+	(void)state;
+	histories_run(3, 400);
+}
+
+static void histories_with_64_vectors(void **state)
+{
+	(void)state;
+	histories_run(64, 100);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(histories_without_vectors),
+		cmocka_unit_test(histories_with_one_vector),
+		cmocka_unit_test(histories_with_three_vectors),
+		cmocka_unit_test(histories_with_64_vectors),
+	};
+
+	background = true;
+	descriptor_limit_raise();
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
