@@ -50,7 +50,15 @@ build/%.o: %.c build/flags
 	$(COMPILE) -MMD -MP -c -o $@ $<
 
 build/tests/%.t: build/tests/%.t.o $(SHARED_OBJECTS) build/send_scm.o
-	$(COMPILE) $(LDFLAGS) -o $@ $^ -lcmocka -lpthread
+	$(COMPILE) $(LDFLAGS) -o $@ $(filter %.o,$^) -lcmocka -lpthread
+
+# The server is a part of it, or runs in a build of its own.
+build/tests/places.t: SHARED_OBJECTS =
+build/tests/crash.t: build/tests/crash/server
+
+build/tests/crash/server: tm_ivshmem_server.c tests/crash/point.h build/send_scm.o
+	@mkdir -p $(@D)
+	$(COMPILE) -include tests/crash/point.h $(LDFLAGS) -o $@ $< build/send_scm.o
 
 build/tests/%: build/tests/tools/%.o $(SHARED_OBJECTS) build/send_scm.o
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpthread

@@ -40,22 +40,6 @@ static void soft_limit_set(struct server *s)
 		skip_because("the limit of descriptors is below 4000");
 }
 
-static void nine_hundred_at_once_know_each_other(void **state)
-{
-	struct server s = {0};
-	static struct client clients[900];
-
-	(void)state;
-	soft_limit_set(&s);
-	assert_start(&s, "-f", "memory");
-	assert_connect(&s, clients, 900, .vectors = 1);
-	assert_mesh(clients, 900);
-	for (size_t i = 0; i < 900; i++)
-		assert_int_equal(clients[i].messages, 3 + 900);
-	clients_free(clients, 900);
-	assert_stop(&s);
-}
-
 /* 278 messages fill a socket: each greeting from the 18th client on is longer (hazard 10). */
 static void hundred_one_by_one_miss_nothing(void **state)
 {
@@ -229,7 +213,6 @@ static void starvation_ends_when_they_read(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		counted_test(nine_hundred_at_once_know_each_other),
 		counted_test(hundred_one_by_one_miss_nothing),
 		counted_test(surplus_of_select_is_refused),
 		counted_test(surplus_of_descriptors_is_refused),

@@ -174,38 +174,6 @@ static void lowest_harmless_id_is_given(void **state)
 	assert_stop(&s);
 }
 
-/* One client stays and sees 65535 others leave: then there is no ID left, until it has gone too. */
-static void ids_run_out_and_come_back(void **state)
-{
-	struct server s = {0};
-	struct client first, others[255], other;
-
-	(void)state;
-	assert_start(&s, "-f", "memory", "-n", "0");
-	assert_connect(&s, &first, 1, .vectors = 0);
-	assert_drive(&first, 1, client_greeted, NULL);
-	for (int id = 1; id < CLIENT_IDS; id += 255) {
-		assert_connect(&s, others, 255, .vectors = 0);
-		assert_drive(others, 255, client_greeted, NULL);
-		for (int i = 0; i < 255; i++)
-			assert_int_equal(others[i].id, id + i);
-		clients_free(others, 255);
-	}
-	assert_connect(&s, &other, 1, .vectors = 0);
-	assert_drive(&other, 1, client_refused, NULL);
-	client_free(&other);
-	assert_true(server_logged(&s, "no ID is left"));
-	assert_int_equal(client_step(&first), 0);
-	client_free(&first);
-
-	assert_true(server_descriptors_wait(&s, s.idle, PATIENCE));
-	assert_connect(&s, &other, 1, .vectors = 0);
-	assert_drive(&other, 1, client_greeted, NULL);
-	assert_int_equal(other.id, 0);
-	client_free(&other);
-	assert_stop(&s);
-}
-
 /*
  * Clients that do not read
  */
@@ -359,54 +327,17 @@ static void clients_that_vanish_leave_no_trace(void **state)
 	assert_stop(&s);
 }
 
-/* Random comings and goings, some of them unread for long, some cut off anywhere. */
-static void restless_mesh_stays_right(void **state)
-{
-	struct server s = {0};
-	static struct policy p; /* for its generator */
-	struct client clients[60];
-	size_t n = 0;
-	const char *seed = getenv("SEED");
-
-	(void)state;
-	p.random = seed ? strtoull(seed, NULL, 0) : (uint64_t)clock_ms() * 2654435761U + 1;
-	printf("# SEED=%" PRIu64 "\n", p.random);
-	assert_start(&s, "-f", "memory", "-n", "5");
-	for (int round = 0; round < 120; round++) {
-		size_t more = policy_random(&p, 12), steps = policy_random(&p, 3000);
-
-		if (n + more > 60)
-			more = 60 - n;
-		assert_connect(&s, &clients[n], more, .vectors = 5);
-		n += more;
-		while (steps-- > 0 && n > 0) {
-			struct client *c = &clients[policy_random(&p, n)];
-
-			client_step(c);
-			assert_string_equal(c->error, "");
-		}
-		for (size_t drops = policy_random(&p, 12); drops > 0 && n > 0; drops--)
-			client_drop(clients, &n, policy_random(&p, n));
-	}
-	assert_connect(&s, &clients[n], 60 - n, .vectors = 5);
-	assert_mesh(clients, 60);
-	clients_free(clients, 60);
-	assert_stop(&s);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		counted_test(leave_and_join_are_told_once),
 		counted_test(long_lived_client_sees_no_id_twice),
 		counted_test(lowest_harmless_id_is_given),
-		counted_test(ids_run_out_and_come_back),
 		counted_test(client_that_never_reads_misses_nothing),
 		counted_test(unread_greeting_follows_the_leaves),
 		counted_test(client_that_sends_is_gone),
 		counted_test(client_that_shuts_down_is_gone),
 		counted_test(clients_that_vanish_leave_no_trace),
-		counted_test(restless_mesh_stays_right),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

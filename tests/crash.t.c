@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The server ends between any two stores to its ledger, and a new image takes over. Whoever was
+ * there must know exactly who lives, but for one: the client that was being sent something, which
+ * is let go and named, or the one that had just connected and was nobody's peer yet.
+ *
+ * The server is a build in which the process can end at these points (crash/point.h).
+ */
+#define _GNU_SOURCE
+#include "tests/lib/testing.h"
+
+#include <limits.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#define CLIENTS 6
+#define VECTORS 3
+
+/* How long a client that nobody greets is waited for, once the new image serves others. */
+#define SILENCE_MS 200
+
+static struct server server;
+static struct client clients[CLIENTS];
+static bool here[CLIENTS];
+static size_t cut_off, never_greeted;
+
+/* Whether a client knows exactly those who are there. */
+static bool client_agrees(const struct client *c)
+{
+	size_t others = 0;
+
+	for (size_t i = 0; i < CLIENTS; i++) {
+		if (!here[i] || &clients[i] == c)
+			continue;
+		others++;
+		if (!client_greeted(&clients[i], NULL) || !client_sees(c, &clients[i].id))
+			return false;
+	}
+	return client_knows(c, &others);
+}
+
+static void client_go(size_t i)
+{
+	client_free(&clients[i]);
+	here[i] = false;
+}
+
+/* A client whose connection has ended: the log must say why. */
+static void client_lost(size_t i)
+{
+	char line[64];
+
+	snprintf(line, sizeof(line), "ID %d left: the server died while it sent", clients[i].id);
+	if (clients[i].id < 0)
+		strcpy(line, "left: the server died while it sent");
+	assert_that(server_log_wait(&server, line, PATIENCE), "client %d was cut off: %s",
+		    clients[i].id, clients[i].error);
+	client_go(i);
+	cut_off++;
+}
+
+/* Lets all read until all agree, or are lost. */
+static void clients_settle(void)
+{
+	int64_t deadline = deadline_in(PATIENCE), silent = clock_ms() + SILENCE_MS;
+	bool agreed;
+
+	do {
+		agreed = true;
+		for (size_t i = 0; i < CLIENTS; i++) {
+			while (here[i] && client_step(&clients[i]) > 0)
+				silent = clock_ms() + SILENCE_MS;
+			if (here[i] && clients[i].ended)
+				client_lost(i);
+			assert_that(!here[i] || !clients[i].error[0], "%s", clients[i].error);
+			if (here[i] && clients[i].messages == 0 && clock_ms() > silent &&
+			    server_logged(&server, "restarted in place")) {
+				client_go(i);
+				never_greeted++;
+			}
+		}
+		for (size_t i = 0; i < CLIENTS; i++)
+			agreed = agreed && (!here[i] || client_agrees(&clients[i]));
+	} while (!agreed && deadline_ahead(deadline));
+	assert_that(agreed, "not all know who lives");
+}
+
+static void client_come(size_t i)
+{
+	assert_connect(&server, &clients[i], 1, .vectors = VECTORS, .keep = true);
+	here[i] = true;
+}
+
+/* Who is there rings who is there. */
+static void bells_check(void)
+{
+	for (size_t from = 0; from < CLIENTS; from++)
+		for (size_t to = 0; to < CLIENTS; to++)
+			if (here[from] && here[to]) {
+				assert_true(client_ring(&clients[from], clients[to].id, 1));
+				assert_int_equal(client_rung(&clients[to], 1), 1);
+			}
+}
+
+/* Ends the server, which may die once more after it has been told to end. */
+static void server_end(void)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+	int status = -1;
+
+	do
+		server_signal(&server, SIGTERM);
+	while (waitpid(server.pid, &status, WNOHANG) == 0 && deadline_ahead(deadline));
+	assert_int_equal(status, 0);
+	server.pid = 0;
+	server_remove(&server);
+	server = (struct server){0};
+}
+
+/* Clients come and go, one by one and together, and the server ends at a point. Returns whether it
+ * did. */
+static bool history_run(unsigned int at)
+{
+	char number[16];
+	bool crashed;
+
+	cut_off = never_greeted = 0;
+	snprintf(number, sizeof(number), "%u", at);
+	setenv("CRASH_AT", number, 1);
+	assert_start(&server, "-f", "memory", "-n", "3");
+	unsetenv("CRASH_AT");
+	for (size_t i = 0; i < 3; i++) {
+		client_come(i);
+		clients_settle();
+	}
+	if (here[1])
+		client_go(1);
+	clients_settle();
+	client_come(3);
+	client_come(4);
+	clients_settle();
+	for (size_t i = 0; i <= 2; i += 2)
+		if (here[i])
+			client_go(i);
+	clients_settle();
+	client_come(5);
+	clients_settle();
+	bells_check();
+	crashed = server_logged(&server, "restarted in place");
+	assert_in_range(cut_off + never_greeted, 0, crashed);
+	for (size_t i = 0; i < CLIENTS; i++)
+		if (here[i])
+			client_go(i);
+	server_end();
+	return crashed;
+}
+
+static void any_moment_may_be_the_last(void **state)
+{
+	unsigned int at = 1;
+	size_t cut = 0, ungreeted = 0;
+
+	(void)state;
+	for (; history_run(at); at++) {
+		cut += cut_off;
+		ungreeted += never_greeted;
+	}
+	printf("# %u points: %zu times a client was let go, %zu times one had not been greeted\n",
+	       at - 1, cut, ungreeted);
+	/* Each of five sends to a newcomer, say, has two points at which it is under way. */
+	assert_true(at > 60 && cut > 20 && ungreeted > 3);
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < CLIENTS; i++)
+		if (here[i])
+			client_go(i);
+	server_remove(&server);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_teardown(any_moment_may_be_the_last, teardown),
+	};
+	const char *program = getenv("SOURCE_DIR");
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/build/tests/crash/server", program ? program : ".");
+	setenv("SERVER", path, 1);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
