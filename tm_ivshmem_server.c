@@ -48,6 +48,7 @@
 #include <sys/auxv.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -59,6 +60,7 @@
 #include <sys/un.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -81,11 +83,16 @@
 
 /* How the loop is paced. */
 #define ACCEPTS_PER_ROUND 64
-#define SEND_RETRY_MS     20    /* until a send is tried again that the kernel had no room for */
-#define ACCEPT_RETRY_MS   250   /* and an accept, each of which is logged */
-#define TRIAL_MS          10000 /* that a program gets to say that it can take over */
-#define STOP_POLL_MS      10    /* between looks at who has read everything, when the server ends */
-#define GREETING_MS       1000  /* that greetings under way get when the server ends */
+#define SEND_RETRY_MS     20  /* until a send is tried again that the kernel had no room for */
+#define ACCEPT_RETRY_MS   250 /* and an accept, each of which is logged */
+#define SOCKET_LOST_MS                                                                            \
+	500                   /* until a socket is made again that somebody removed: not at once, \
+				 who removes a folder is to get through */
+#define SOCKET_RETRY_MS 1000  /* and until that is tried again */
+#define FLUSH_RETRY_MS  1000  /* and a flush that was not made */
+#define TRIAL_MS        10000 /* that a program gets to say that it can take over */
+#define STOP_POLL_MS    10    /* between looks at who has read everything, when the server ends */
+#define GREETING_MS     1000  /* that greetings under way get when the server ends */
 
 struct options {
 	const char *object;  /* absolute path of the backing store */
@@ -131,12 +138,15 @@ enum timer {
 	TIMER_ACCEPT, /* accept again, after the kernel had no room */
 	TIMER_SEND,   /* send again to starved peers */
 	TIMER_SYNC,   /* flush the object, for -y */
+	TIMER_FLUSH,  /* flush it again, where that came to nothing */
+	TIMER_SOCKET, /* look again whether our socket stands there */
 	TIMER_TRIAL,  /* give up a program that does not say whether it can take over */
 	TIMERS,
 };
 
 #define LEDGER_MAGIC  UINT64_C(0x72656764656c6d74)
 #define LEDGER_LAYOUT 1
+#define LEDGER_RING   192
 
 /*
  * All that must outlive the process, in memory that the next image maps as well. Its descriptors
@@ -148,24 +158,31 @@ struct ledger {
 	uint32_t layout;
 	uint32_t peer_length;
 	uint32_t vectors, legacy;
+	uint32_t group; /* who may connect; NOBODY: only the server's own user */
 	uint64_t object_dev, object_ino;
 	uint64_t size; /* of the object, in bytes */
 	int32_t store; /* the object: passed to every node */
 	int32_t lock;  /* the same, opened again for the lock alone */
+	int32_t disk; /* and again to flush it: the kernel reports an error once for each opening */
 	int32_t pidfile, listener;
+	int32_t watch;                   /* the inotify descriptor that watches our socket's file */
 	int32_t signals;                 /* the signalfd */
 	int32_t flush_due;               /* the object is to be flushed, once no child does so */
 	uint64_t socket_dev, socket_ino; /* which socket is ours, among all that may stand there */
-	int64_t timers[TIMERS];
-	int32_t flusher, trial;     /* children of ours; 0: none */
+	int64_t timers[8];
+	int32_t flusher;            /* the child that flushes the object; 0: none */
+	uint32_t slots;             /* no peer has stood at this number, or beyond */
 	uint64_t joins;             /* so far; the newest may not have become true */
 	uint64_t departures;        /* so far: each is true once it counts here */
 	struct departure ring[IDS]; /* the last of them, the nth at n % IDS */
 };
 
+_Static_assert(TIMERS <= 8 && sizeof(struct place) == 24 && sizeof(struct peer) == 56 &&
+		       offsetof(struct ledger, ring) == LEDGER_RING,
+	       "another layout of the ledger wants another LEDGER_LAYOUT");
+
 struct server {
 	struct options opt;
-	gid_t group; /* who may connect; NOBODY: only the server's own user */
 	struct ledger *ledger;
 	int ledger_fd;
 	bool object_created;   /* by this start */
@@ -174,8 +191,12 @@ struct server {
 	char **argv;
 	const char *program; /* absolute path of what HUP executes */
 	int parent;          /* the pipe to a parent that waits until we are ready; else -1 */
-	int spare; /* /dev/null: given up where no descriptor is left, to refuse a client or to
-		      restart; -1: there is none */
+	int null;  /* /dev/null: given to clients that are refused, and to ourselves in the
+		      background */
+	int spare; /* the same: given up where no descriptor is left, to refuse a client or to
+		      restart; both may be -1 */
+	bool socket_lost;           /* somebody removed our socket, and the log says so */
+	int32_t trial;              /* the child that tries the program on disk; 0: none */
 	int64_t stop_at;            /* when to end at the latest; 0: not ending */
 	size_t count;               /* of peers */
 	uint16_t order[FD_SETSIZE]; /* their sockets, in the order in which they joined */
@@ -189,7 +210,7 @@ struct server {
  * Logging: one line for each event, on stderr or, in the background, to syslog.
  */
 
-static bool background;
+static bool background, muted;
 
 static void log_to_syslog(void)
 {
@@ -205,6 +226,8 @@ __attribute__((format(printf, 3, 4))) static bool log_line(int level, int error,
 	char line[2 * PATH_MAX];
 	va_list args;
 
+	if (muted)
+		return false;
 	name = snprintf(line, NAME_MAX, "%s: ", program_invocation_short_name);
 	n = name;
 	va_start(args, format);
@@ -239,15 +262,16 @@ __attribute__((format(printf, 3, 4))) static bool log_line(int level, int error,
 		exit(2);                                             \
 	} while (0)
 
-/* The text of a size, as -m takes it: in the largest unit of which it is a multiple. */
-struct size_text {
-	char text[24];
+/* What a function says in words, for a line of the log. */
+struct text {
+	char text[80];
 };
 
-static struct size_text size_text(uint64_t bytes)
+/* A size, as -m takes it: in the largest unit of which it is a multiple. */
+static struct text size_text(uint64_t bytes)
 {
 	static const char *const units[] = {" bytes", "K", "M", "G", "T"};
-	struct size_text out;
+	struct text out;
 	int unit = 0;
 
 	for (; bytes && bytes % 1024 == 0 && unit < 4; unit++)
@@ -429,20 +453,47 @@ static const char *shm_parse(void)
 	return path;
 }
 
-/* The group of that name or number, or without one the default; a mistake ends the program. */
-static gid_t group_find(const char *name)
+/*
+ * Finds the group of -g, a name or number, or the default. Without -g, or where nobody knows, only
+ * our own user may connect.
+ */
+static bool group_find(struct server *s)
 {
-	struct group *group = getgrnam(name ? name : DEFAULT_GROUP);
+	const char *name = s->opt.group ? s->opt.group : DEFAULT_GROUP;
+	struct group *group;
 	uint64_t number;
+	int error, file;
 	char *end;
 
+	do {
+		errno = 0;
+		group = getgrnam(name);
+		error = errno;
+	} while (!group && error == EINTR);
+	if (!group && (file = open("/etc/group", O_RDONLY | O_CLOEXEC)) >= 0)
+		close(file);
+	else if (!group && errno != ENOENT)
+		error = errno; /* which another source of groups may have hidden */
+	s->ledger->group = group ? group->gr_gid : NOBODY;
 	if (group)
-		return group->gr_gid;
-	if (!name)
-		return NOBODY;
-	if (!digits_parse(name, &number, &end) || *end || number >= NOBODY)
-		usage("%s " VALUE ": there is no such group", option_name('g'), name);
-	return (gid_t)number;
+		return true;
+	if (s->opt.group && digits_parse(name, &number, &end) && !*end && number < NOBODY) {
+		s->ledger->group = (gid_t)number;
+		return true;
+	}
+	/* This is what getgrnam(3) may say of a group that does not exist. */
+	if (error == 0 || error == ENOENT || error == ESRCH || error == EBADF || error == EPERM) {
+		if (s->opt.group)
+			usage("%s " VALUE ": there is no such group", option_name('g'), name);
+		return true;
+	}
+	errno = error;
+	if (s->opt.group)
+		return fail("cannot look up the group %s: give its number with -g", name);
+	fail("cannot look up the group %s, so only the server's own user may connect (-g says who "
+	     "else)",
+	     name);
+	return true;
 }
 
 /*
@@ -651,12 +702,29 @@ static void file_remove(int fd, const char *path)
 		fail("cannot remove %s", path);
 }
 
+/* Says what cannot be done with a path and, where that is for want of permission, what helps. */
+static bool path_fail(const char *what, const char *path)
+{
+	int error = errno;
+	struct stat st;
+	bool there = lstat(path, &st) == 0;
+
+	errno = error;
+	if (error != EACCES && error != EPERM)
+		return fail("%s %s", what, path);
+	if (there)
+		return fail("%s %s, which belongs to uid %u: start the server as that user, or "
+			    "choose another path",
+			    what, path, st.st_uid);
+	return fail("%s %s: choose a folder that uid %u may use", what, path, geteuid());
+}
+
 /*
  * Opens a regular file, or creates it with the mode, and locks it until *fd is closed. If somebody
  * else has the lock, it calls taken to say so.
  */
-static bool file_claim(const char *path, int flags, mode_t mode, int32_t *fd, bool *created,
-		       void (*taken)(const char *path, int fd))
+static bool file_claim(struct server *s, const char *path, int flags, mode_t mode, int32_t *fd,
+		       bool *created, void (*taken)(struct server *s, const char *path, int fd))
 {
 	struct stat st;
 
@@ -678,11 +746,14 @@ static bool file_claim(const char *path, int flags, mode_t mode, int32_t *fd, bo
 					path);
 	}
 	if (*fd < 0)
-		return fail("cannot open %s", path);
-	if (flock(*fd, LOCK_EX | LOCK_NB) == 0 && file_stands_at(*fd, path))
+		return path_fail("cannot open", path);
+	if (flock(*fd, LOCK_EX | LOCK_NB) == 0 && file_stands_at(*fd, path)) {
+		/* This kind of lock excludes nobody here, but tells others who has the file. */
+		fcntl(*fd, F_SETLK, &(struct flock){.l_type = F_WRLCK});
 		return true;
+	}
 	if (errno == EWOULDBLOCK) {
-		taken(path, *fd); /* even if we created it, it is theirs now */
+		taken(s, path, *fd); /* even if we created it, it is theirs now */
 	} else if (errno == ENOENT) {
 		complain("%s was replaced while it was being opened: try again", path);
 	} else {
@@ -707,26 +778,41 @@ static bool group_unassignable(int error)
  */
 static bool group_admit(const struct server *s, int fd, const char *path)
 {
-	if (s->group == NOBODY)
+	static const char acl[] = "system.posix_acl_access";
+	gid_t group = s->ledger->group;
+
+	if (group == NOBODY)
 		return true;
-	if ((fd < 0 ? lchown(path, -1, s->group) : fchown(fd, -1, s->group)) < 0)
+	/* What a default ACL of the folder says of others would come true with the mode. */
+	if ((fd < 0 ? lremovexattr(path, acl) : fremovexattr(fd, acl)) < 0 && errno != ENODATA &&
+	    errno != EOPNOTSUPP)
+		return fail("cannot keep an ACL of the folder away from %s", path);
+	if ((fd < 0 ? lchown(path, -1, group) : fchown(fd, -1, group)) < 0)
 		return (!s->opt.group && group_unassignable(errno)) ||
 		       fail("cannot give %s to group %u, of which the server must be a member",
-			    path, (unsigned int)s->group);
+			    path, group);
 	if ((fd < 0 ? chmod(path, 0660) : fchmod(fd, 0660)) < 0)
 		return fail("cannot give %s mode 0660", path);
 	return true;
 }
 
-static void pidfile_taken(const char *path, int fd)
+/* Who has locked a file: ", process N", or nothing where we may not know. */
+static struct text file_holder(int fd)
 {
-	char holder[16] = "";
+	struct flock lock = {.l_type = F_WRLCK};
+	struct text who = {""};
 
-	if (read(fd, holder, sizeof(holder) - 1) < 0)
-		fail("cannot read %s", path);
-	complain(
-		"pidfile %s is held by process %.*s: stop that one, or choose another path with -i",
-		path, (int)strcspn(holder, "\n"), holder);
+	if (fcntl(fd, F_GETLK, &lock) == 0 && lock.l_type != F_UNLCK && lock.l_pid > 0)
+		snprintf(who.text, sizeof(who.text), ", process %d", (int)lock.l_pid);
+	return who;
+}
+
+static void pidfile_taken(struct server *s, const char *path, int fd)
+{
+	(void)s;
+	complain("pidfile %s is held by another server%s: stop that one, or choose another path "
+		 "with -i",
+		 path, file_holder(fd).text);
 }
 
 /* Opens and locks the pidfile; a file that holds anything but a number is left alone. */
@@ -738,7 +824,7 @@ static bool pidfile_claim(struct server *s)
 
 	if (!path)
 		return true;
-	if (!file_claim(path, O_NOFOLLOW, 0644, &s->ledger->pidfile, &s->pidfile_created,
+	if (!file_claim(s, path, O_NOFOLLOW, 0644, &s->ledger->pidfile, &s->pidfile_created,
 			pidfile_taken))
 		return false;
 	n = pread(s->ledger->pidfile, text, sizeof(text) - 1, 0);
@@ -771,46 +857,69 @@ static void pidfile_remove(const struct server *s, bool keep)
  * Backing store
  */
 
+/* Whether this descriptor is the object that we serve. */
+static bool store_is(const struct ledger *l, int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) == 0 && st.st_dev == l->object_dev && st.st_ino == l->object_ino;
+}
+
 /* What the object and its file system are like. */
 struct examination {
 	struct stat st;
 	struct statfs fs;
 };
 
-static void store_taken(const char *path, int fd)
+static void store_taken(struct server *s, const char *path, int fd)
 {
-	(void)fd;
-	complain("%s is served by another server: stop that one, or choose another object with -f "
-		 "or -s",
-		 path);
+	if (file_stands_at(s->ledger->pidfile, path))
+		complain("%s is the pidfile, too: choose another path with -i", path);
+	else
+		complain("%s is served by another server%s: stop that one, or choose another "
+			 "object with -f or -s",
+			 path, file_holder(fd).text);
 }
 
 /*
- * Opens the object twice: first for the lock, which dies with the server though nodes keep the
- * memory open, then for the nodes. Examines it for all who ask later.
+ * Opens the object three times: first for the lock, which dies with the server though nodes keep
+ * the memory open, then for the nodes, and a file for flushing. Examines it for all who ask later.
  */
 static bool store_claim(struct server *s, struct examination *e)
 {
 	struct ledger *l = s->ledger;
 	const char *name = s->opt.object;
-	int flags = s->opt.shm ? O_NOFOLLOW : 0;
-	struct stat locked;
+	int flags = (s->opt.shm ? O_NOFOLLOW : 0) | O_RDWR | O_CLOEXEC | O_NOCTTY;
 
-	if (!file_claim(name, flags, 0600, &l->lock, &s->object_created, store_taken))
+	if (!file_claim(s, name, flags, 0600, &l->lock, &s->object_created, store_taken))
 		return false;
-	l->store = open(name, flags | O_RDWR | O_CLOEXEC | O_NOCTTY);
-	if (l->store < 0)
+	l->store = open(name, flags);
+	if (l->store < 0 || (!s->opt.shm && (l->disk = open(name, flags)) < 0))
 		return fail("cannot open %s", name);
-	if (fstat(l->lock, &locked) < 0 || fstat(l->store, &e->st) < 0)
+	if (fstat(l->lock, &e->st) < 0)
 		return fail("cannot examine %s", name);
-	if (fstatfs(l->store, &e->fs) < 0)
+	if (fstatfs(l->lock, &e->fs) < 0)
 		return fail("cannot examine the file system of %s", name);
-	if (e->st.st_dev != locked.st_dev || e->st.st_ino != locked.st_ino)
-		return complain("%s was replaced while it was being opened: try again", name);
 	l->object_dev = e->st.st_dev;
 	l->object_ino = e->st.st_ino;
 	s->object_found = l->size = (uint64_t)e->st.st_size;
+	if (!store_is(l, l->store) || (l->disk >= 0 && !store_is(l, l->disk)))
+		return complain("%s was replaced while it was being opened: try again", name);
 	return true;
+}
+
+/* Warns of an object that others can cut, which kills all nodes that touch what is gone. */
+static void store_warn_foreign(const struct server *s, const struct examination *e)
+{
+	const struct stat *st = &e->st;
+	bool foreign = st->st_uid != geteuid() && st->st_uid != 0;
+	bool open = st->st_mode & S_IWOTH ||
+		    (st->st_mode & S_IWGRP && st->st_gid != s->ledger->group && st->st_gid != 0);
+
+	if (!s->object_created && (foreign || open))
+		say("warning: %s belongs to uid %u, gid %u and has mode %04o: others can cut it, "
+		    "which kills the nodes; chown %u and chmod 0600 make it the server's own",
+		    s->opt.object, st->st_uid, st->st_gid, st->st_mode & 07777, geteuid());
 }
 
 /* Decides which size is served: that of the object, or the one that it is to get. */
@@ -889,8 +998,9 @@ static bool store_allocate(const struct server *s, const struct examination *e)
 		off_t length = (off_t)(size - at < step ? size - at : step);
 		int error = signals_pending() ? EINTR : 0;
 
-		if (!error && fallocate(s->ledger->store, 0, (off_t)at, length) < 0)
-			error = errno;
+		while (!error && fallocate(s->ledger->store, 0, (off_t)at, length) < 0)
+			if (errno != EINTR || signals_pending())
+				error = errno; /* else it was only stopped for a while */
 		if (tell)
 			fprintf(stderr, "\r%s: reserving %s: %3d %%%s",
 				program_invocation_short_name, s->opt.object,
@@ -946,6 +1056,7 @@ static bool store_open(struct server *s)
 		return false;
 	if (!s->opt.allocate)
 		store_warn_sparse(s, &e);
+	store_warn_foreign(s, &e);
 	return !s->object_created || group_admit(s, l->store, s->opt.object);
 }
 
@@ -968,15 +1079,33 @@ static void store_leave(const struct server *s, bool keep)
 	const struct ledger *l = s->ledger;
 	const char *name = s->opt.object;
 
-	if (l->store < 0 && l->lock < 0)
-		return;
-	if (keep && !s->opt.shm && fdatasync(l->store) < 0)
+	if (keep && l->disk >= 0 && fdatasync(l->disk) < 0)
 		fail("cannot flush %s to disk", name);
 	if (!keep && s->object_created)
 		file_remove(l->lock, name);
-	else if (!keep && l->size > s->object_found &&
-		 ftruncate(l->store, (off_t)s->object_found) < 0)
+	else if (!keep && l->lock >= 0 && l->size > s->object_found &&
+		 ftruncate(l->lock, (off_t)s->object_found) < 0)
 		fail("cannot give %s its size back", name);
+	if (l->lock >= 0)
+		close(l->lock); /* before the pidfile goes, after which somebody may start anew */
+}
+
+/* Whether the object has the size still that it had when it was opened, and says it if not. */
+static bool store_has_size(const struct server *s)
+{
+	const struct ledger *l = s->ledger;
+	struct stat st;
+
+	if (l->store < 0)
+		return true;
+	if (fstat(l->store, &st) < 0)
+		return fail("cannot examine %s", s->opt.object);
+	return (uint64_t)st.st_size == l->size ||
+	       complain("%s was %s and has been resized to %s, on which QEMU would crash: give it "
+			"back its size with truncate -s %ju, or end the nodes and start the server "
+			"anew",
+			s->opt.object, SIZE(l->size), SIZE((uint64_t)st.st_size),
+			(uintmax_t)l->size);
 }
 
 /*
@@ -1029,13 +1158,16 @@ static bool ledger_create(struct server *s)
 	s->ledger->peer_length = peer_length(s->opt.vectors);
 	s->ledger->vectors = s->opt.vectors;
 	s->ledger->legacy = s->opt.legacy;
-	s->ledger->store = s->ledger->lock = s->ledger->pidfile = -1;
-	s->ledger->listener = s->ledger->signals = -1;
+	s->ledger->store = s->ledger->lock = s->ledger->disk = s->ledger->pidfile = -1;
+	s->ledger->listener = s->ledger->watch = s->ledger->signals = -1;
 	return true;
 }
 
-/* Whether the ledger that the image before has left is one of ours, and fits our options. */
-static bool ledger_fits(struct server *s)
+/*
+ * Maps the ledger that the image before has left, if it is one of ours and fits our options. Where
+ * memory is short, errno is ENOMEM: nothing is wrong with it.
+ */
+static bool ledger_take(struct server *s, int protection)
 {
 	const struct options *o = &s->opt;
 	size_t length = ledger_length(o->vectors);
@@ -1043,9 +1175,10 @@ static bool ledger_fits(struct server *s)
 	struct stat st;
 
 	if (fstat(s->ledger_fd, &st) < 0 ||
-	    (st.st_size > 0 && !ledger_map(s, (size_t)st.st_size, PROT_READ)))
+	    (st.st_size > 0 && !ledger_map(s, (size_t)st.st_size, protection)))
 		return fail("cannot take over: cannot map the ledger of peers");
 	l = s->ledger;
+	errno = EINVAL;
 	if ((size_t)st.st_size < sizeof(*l) || l->magic != LEDGER_MAGIC ||
 	    l->layout != LEDGER_LAYOUT)
 		return complain("cannot take over: the server that runs keeps no ledger of peers "
@@ -1161,60 +1294,103 @@ static bool socket_path_free(const char *path)
 	if (error != ECONNREFUSED && error != ENOENT)
 		return fail("cannot find out whether a server listens on %s", path);
 	if (error == ECONNREFUSED && unlink(path) < 0)
-		return fail("cannot remove the stale socket %s", path);
+		return path_fail("cannot remove the stale socket", path);
 	return true;
 }
 
 /*
  * Locks the folder of the socket, so that two servers that start at the same moment do not take
- * each other's socket for a stale one. Waits a second at most for others to be done. Returns a
- * descriptor to close, or -1: it goes without as well, where the folder cannot be read.
+ * each other's socket for a stale one; waits for others, a second at most. Returns a descriptor to
+ * close, or -1: it goes without as well, where the folder cannot be read.
  */
-static int socket_folder_lock(const char *path)
+static int socket_folder_lock(const char *path, bool wait)
 {
 	char *copy = strdup(path);
 	int folder = copy ? open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	int tries = wait ? 100 : 0, done = 0;
 
-	for (int i = 0; folder >= 0 && flock(folder, LOCK_EX | LOCK_NB) < 0 && i < 100; i++)
+	while (folder >= 0 && (done = flock(folder, LOCK_EX | LOCK_NB)) < 0 &&
+	       (errno == EINTR || (errno == EWOULDBLOCK && tries-- > 0)))
 		nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+	if (done < 0)
+		fail("cannot lock the folder of %s, going on without", path);
 	free(copy);
 	return folder;
 }
 
-/* Creates the socket: first only for ourselves, whatever the umask. */
-static bool socket_bind(struct server *s)
+/*
+ * Has the kernel tell us when somebody removes or moves the socket's file, which shows as a change
+ * of its link count, or its folder. Where that fails, HUP and USR1 look all the same.
+ */
+static bool socket_watch(struct server *s)
 {
-	struct sockaddr_un address = socket_address(s->opt.socket);
+	char *copy = strdup(s->opt.socket);
+	int fd = s->ledger->watch;
+	bool done = copy && fd >= 0 &&
+		    inotify_add_watch(fd, s->opt.socket, IN_ATTRIB | IN_MOVE_SELF) >= 0;
+
+	if (done) /* that of the folder is a help only: we may have no right to read it */
+		inotify_add_watch(fd, dirname(copy), IN_MOVE_SELF | IN_ONLYDIR);
+	free(copy);
+	return done || fail("cannot watch %s: should somebody remove it, send HUP", s->opt.socket);
+}
+
+/* Creates the socket and listens: first only for ourselves, whatever the umask. */
+static bool socket_bind(struct server *s, int listener)
+{
+	const char *path = s->opt.socket;
+	struct sockaddr_un address = socket_address(path);
 	mode_t mask = umask(0177);
-	int error = bind(s->ledger->listener, (struct sockaddr *)&address, sizeof(address));
+	int error = bind(listener, (struct sockaddr *)&address, sizeof(address));
 	struct stat st;
 
 	umask(mask);
 	if (error < 0)
-		return fail("cannot create socket %s", s->opt.socket);
-	if (lstat(s->opt.socket, &st) < 0) {
-		fail("cannot examine %s", s->opt.socket);
-		unlink(s->opt.socket); /* it is ours: we hold the folder's lock */
-		return false;
+		return path_fail("cannot create socket", path);
+	if ((lstat(path, &st) == 0 || fail("cannot examine %s", path)) &&
+	    group_admit(s, -1, path) &&
+	    (listen(listener, SOMAXCONN) == 0 || fail("cannot listen on %s", path))) {
+		s->ledger->socket_dev = st.st_dev;
+		s->ledger->socket_ino = st.st_ino;
+		return true;
 	}
-	s->ledger->socket_dev = st.st_dev;
-	s->ledger->socket_ino = st.st_ino;
-	return group_admit(s, -1, s->opt.socket);
+	unlink(path); /* it is ours: we hold the folder's lock */
+	return false;
 }
 
+/* Makes the socket and listens on it: in the place of the listener that there is, if any. */
 static bool socket_listen(struct server *s)
 {
-	int folder = socket_folder_lock(s->opt.socket);
-	bool done;
+	int folder = socket_folder_lock(s->opt.socket, s->ledger->listener < 0);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int32_t *listener = &s->ledger->listener;
+	bool done = (fd >= 0 || fail("cannot create a socket")) &&
+		    socket_path_free(s->opt.socket) && socket_bind(s, fd);
 
-	s->ledger->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	done = (s->ledger->listener >= 0 || fail("cannot create a socket")) &&
-	       socket_path_free(s->opt.socket) && socket_bind(s) &&
-	       (listen(s->ledger->listener, SOMAXCONN) == 0 ||
-		fail("cannot listen on %s", s->opt.socket));
+	if (*listener < 0) {
+		*listener = fd; /* also if it failed: who has connected is to be turned away */
+		s->ledger->watch = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+	} else if (fd >= 0) {
+		if (done && dup3(fd, *listener, O_CLOEXEC) < 0)
+			done = fail("cannot replace the socket %s", s->opt.socket);
+		close(fd);
+	}
 	if (folder >= 0)
 		close(folder);
+	if (done)
+		socket_watch(s);
 	return done;
+}
+
+/* Whether our socket stands at its path; if not, errno is ENOENT, or says why nobody knows. */
+static bool socket_stands(const struct server *s)
+{
+	struct stat st;
+
+	if (lstat(s->opt.socket, &st) < 0)
+		return false;
+	errno = ENOENT;
+	return st.st_dev == s->ledger->socket_dev && st.st_ino == s->ledger->socket_ino;
 }
 
 /*
@@ -1223,14 +1399,9 @@ static bool socket_listen(struct server *s)
  */
 static void socket_remove(struct server *s)
 {
-	struct stat st;
-
 	if (!s->ledger->socket_ino)
 		return;
-	if (lstat(s->opt.socket, &st) < 0
-		    ? errno != ENOENT
-		    : st.st_dev == s->ledger->socket_dev && st.st_ino == s->ledger->socket_ino &&
-			      unlink(s->opt.socket) < 0)
+	if (socket_stands(s) ? unlink(s->opt.socket) < 0 : errno != ENOENT)
 		fail("cannot remove socket %s", s->opt.socket);
 	s->ledger->socket_ino = 0;
 	shutdown(s->ledger->listener, SHUT_RDWR);
@@ -1449,6 +1620,8 @@ static void peer_join(struct server *s, int sock, int id)
 	struct peer *p = peer_at(s, sock);
 	uint64_t serial = ++l->joins;
 
+	if ((uint32_t)sock >= l->slots)
+		l->slots = (uint32_t)sock + 1;
 	p->id = id;
 	p->joined_ms = now_ms();
 	p->missed = l->departures;
@@ -1501,21 +1674,22 @@ static void peers_restore(struct server *s)
 {
 	const struct ledger *l = s->ledger;
 	uint64_t last = l->departures ? l->ring[(l->departures - 1) % IDS].serial : 0;
+	int cut = -1;
 
-	for (int sock = 0; sock < FD_SETSIZE; sock++) {
+	for (int sock = 0; sock < (int)l->slots; sock++) {
 		const struct peer *p = peer_at(s, sock);
 
 		if (p->serial && p->serial == last)
 			peer_free(s, sock); /* it has left, and then the image before ended */
 		else if (p->serial)
 			peer_enter(s, sock);
+		if (p->serial && p->sending)
+			cut = sock; /* there is one at most */
 	}
-	for (size_t i = 0; i < s->count; i++)
-		if (peer_at(s, s->order[i])->sending)
-			peer_leave(
-				s, s->order[i--],
-				"the server died while it sent to this node, and nobody knows how "
-				"much arrived: restart the node");
+	if (cut >= 0)
+		peer_leave(s, cut,
+			   "the server died while it sent to this node, and nobody knows how much "
+			   "arrived: restart the node");
 }
 
 /* Sends a peer a batch of what it is owed. Returns whether there is more that it could take. */
@@ -1539,7 +1713,7 @@ static bool peer_send_batch(struct server *s, int sock)
 	sent = scm_send(sock, batch, n);
 	assert(sent <= (int)n);
 	if (sent > 0)
-		p->place = (size_t)sent == n ? c.at : after[sent - 1];
+		p->place = after[sent - 1];
 	ledger_order();
 	p->sending = false;
 	ledger_order();
@@ -1583,15 +1757,11 @@ static bool peer_has_read(const struct server *s, int sock)
 }
 
 /* Who a peer is: "process 123 (qemu-system-x86), uid 64055", as far as it is known. */
-struct peer_text {
-	char text[80];
-};
-
-static struct peer_text peer_text(int sock)
+static struct text peer_text(int sock)
 {
 	struct ucred who = {.pid = 0, .uid = (uid_t)-1};
 	socklen_t length = sizeof(who);
-	struct peer_text out;
+	struct text out;
 	char path[32], comm[32] = "?";
 	ssize_t n = -1;
 	int fd;
@@ -1616,14 +1786,21 @@ static int client_accept(const struct server *s)
 }
 
 /*
- * Turns a client away, and says why: every QEMU exits when the version is -1, while after an early
- * end of the stream it would spin for ever (hazard 3). Closes the socket.
+ * Turns a client away, and says why. After an early end of the stream QEMU would spin for ever;
+ * three messages, each -1 with a descriptor of size 0, make every device exit: as a version, as
+ * its own ID, or as a memory that is too small (hazard 3). Closes the socket.
  */
-#define client_refuse(sock, ...) (say("a client is refused: " __VA_ARGS__), client_dismiss(sock))
+#define client_refuse(s, sock, ...) \
+	(say("a client is refused: " __VA_ARGS__), client_dismiss(s, sock))
 
-static void client_dismiss(int sock)
+static void client_dismiss(const struct server *s, int sock)
 {
-	if (scm_send(sock, &(struct scm_msg){REFUSED, -1}, 1) < 0)
+	const struct scm_msg no = {REFUSED, s->null}, bare = {REFUSED, -1};
+	int sent = scm_send(sock, (const struct scm_msg[]){no, no, no}, 3);
+
+	/* Where no more descriptors may be in flight, most devices are content with the version. */
+	if (sent < 3 && scm_send(sock, (const struct scm_msg[]){bare, bare, bare},
+				 sent > 0 ? 3 - (size_t)sent : 3) < 0)
 		fail("a refused client could not be told");
 	close(sock);
 }
@@ -1643,7 +1820,8 @@ static const char *client_ended(int sock)
 		return "sent data, which no ivshmem client does";
 	if (errno == EAGAIN || errno == EINTR || errno == ENOMEM || errno == ENOBUFS)
 		return NULL;
-	return strerror(errno);
+	return errno == ECONNRESET ? "ended before it had read all (Connection reset by peer)"
+				   : strerror(errno);
 }
 
 static void client_welcome(struct server *s, int sock)
@@ -1657,12 +1835,16 @@ static void client_welcome(struct server *s, int sock)
 		return;
 	}
 	if (sock >= FD_SETSIZE) {
-		client_refuse(sock, "no more peers fit into one server");
+		client_refuse(s, sock, "no more peers fit into one server");
+		return;
+	}
+	if (!store_has_size(s)) {
+		client_refuse(s, sock, "%s has another size than the nodes know", s->opt.object);
 		return;
 	}
 	id = id_pick(s);
 	if (id < 0) {
-		client_refuse(sock,
+		client_refuse(s, sock,
 			      "no ID is left until ID %d leaves, which has seen all others leave",
 			      peer_at(s, s->order[0])->id);
 		return;
@@ -1672,7 +1854,7 @@ static void client_welcome(struct server *s, int sock)
 	if (setsockopt(sock, SOL_SOCKET, SO_OOBINLINE, &(int){1}, sizeof(int)) < 0)
 		fail("cannot prepare a socket");
 	if (!eventfds_open(peer_at(s, sock), s->ledger->vectors)) {
-		client_refuse(sock, "%s", strerror(errno));
+		client_refuse(s, sock, "%s", strerror(errno));
 		return;
 	}
 	peer_join(s, sock, id);
@@ -1680,15 +1862,17 @@ static void client_welcome(struct server *s, int sock)
 }
 
 /*
- * Welcomes those who wait. Where no descriptor is left, the spare one is given up for a moment to
- * refuse a client; if the kernel has no room even so, accepting pauses.
+ * Welcomes those who wait, some or all. Where no descriptor is left, the spare one is given up for
+ * a moment to refuse a client; if the kernel has no room even so, accepting pauses. Returns whether
+ * nobody waits any more.
  */
-static void peers_accept(struct server *s)
+static bool peers_accept(struct server *s, bool all)
 {
+	if (s->null < 0)
+		s->null = spare_open();
 	if (s->spare < 0)
 		s->spare = spare_open();
-	/* Whoever waits when the server ends is greeted: nobody can join them any more. */
-	for (int i = 0; i < ACCEPTS_PER_ROUND || s->stop_at; i++) {
+	for (int i = 0; i < ACCEPTS_PER_ROUND || all; i++) {
 		int sock = client_accept(s), error = errno;
 		bool full = sock < 0 && (error == EMFILE || error == ENFILE);
 
@@ -1696,7 +1880,7 @@ static void peers_accept(struct server *s)
 			spare_close(s);
 			sock = client_accept(s);
 			if (sock >= 0)
-				client_refuse(sock, "%s", strerror(error));
+				client_refuse(s, sock, "%s", strerror(error));
 			error = errno;
 			s->spare = spare_open();
 		} else if (sock >= 0) {
@@ -1705,13 +1889,14 @@ static void peers_accept(struct server *s)
 		if (sock >= 0 || error == ECONNABORTED || error == EINTR)
 			continue;
 		if (error == EAGAIN || s->stop_at)
-			return;
+			return true;
 		errno = error;
 		if (!full)
 			fail("cannot accept a client");
 		timer_start(s, TIMER_ACCEPT, ACCEPT_RETRY_MS);
-		return;
+		return false;
 	}
+	return false;
 }
 
 /* Turns away who has connected to a server that cannot start after all (hazard 3). */
@@ -1721,7 +1906,7 @@ static void clients_turn_away(struct server *s)
 
 	socket_remove(s);
 	while ((sock = client_accept(s)) >= 0)
-		client_refuse(sock, "the server could not start");
+		client_refuse(s, sock, "the server could not start");
 }
 
 /* Notices who has gone, and who can be sent more. */
@@ -1759,6 +1944,9 @@ static void peers_list(const struct server *s)
 	}
 	say("%zu nodes connected, %" PRIu64 " joined so far, %zu messages waiting", s->count,
 	    s->ledger->joins, waiting);
+	if (store_has_size(s) && s->ledger->store >= 0 &&
+	    !file_stands_at(s->ledger->store, s->opt.object))
+		fail("what the nodes share does not stand at %s any more", s->opt.object);
 }
 
 /*
@@ -1770,9 +1958,12 @@ static bool child_start(struct server *s, int32_t *pid, void (*work)(struct serv
 			const char *purpose)
 {
 	pid_t child = fork();
+	sigset_t none;
 
 	if (child == 0) {
 		setpgid(0, 0); /* a group with all that it starts */
+		sigemptyset(&none);
+		sigprocmask(SIG_SETMASK, &none, NULL);
 		work(s);
 		_exit(EXIT_FAILURE);
 	}
@@ -1785,11 +1976,18 @@ static bool child_start(struct server *s, int32_t *pid, void (*work)(struct serv
 /* In a child: nothing of ours but the object may outlive us in here, above all not the locks. */
 static void flush_work(struct server *s)
 {
-	int fd = s->ledger->store;
+	int fd = s->ledger->disk;
 
 	close_range(0, (unsigned int)fd - 1, 0);
 	close_range((unsigned int)fd + 1, UINT_MAX, 0);
 	_exit(fdatasync(fd) < 0 ? errno : 0);
+}
+
+/* Has the object flushed once more after a while, for it may not have been. */
+static void flush_again(struct server *s)
+{
+	s->ledger->flush_due = true;
+	timer_start(s, TIMER_FLUSH, FLUSH_RETRY_MS);
 }
 
 /* Flushes the object to disk if that is due. While a child is at work, the next waits for it. */
@@ -1797,15 +1995,16 @@ static void flush_start(struct server *s)
 {
 	struct ledger *l = s->ledger;
 
-	if (s->opt.sync && timer_ended(s, TIMER_SYNC))
-		l->flush_due = true;
-	if (s->opt.sync)
+	if (s->opt.sync) {
+		l->flush_due |= timer_ended(s, TIMER_SYNC);
 		timer_start(s, TIMER_SYNC, (int64_t)s->opt.sync * 1000);
-	if (!l->flush_due || l->flusher)
+	}
+	timer_ended(s, TIMER_FLUSH);
+	if (!l->flush_due || l->flusher || l->timers[TIMER_FLUSH])
 		return;
 	l->flush_due = false;
-	if (!s->opt.shm && l->store >= 0)
-		child_start(s, &l->flusher, flush_work, "flush the object to disk");
+	if (l->disk >= 0 && !child_start(s, &l->flusher, flush_work, "flush the object to disk"))
+		flush_again(s);
 }
 
 static void flush_ended(struct server *s, int status)
@@ -1814,6 +2013,8 @@ static void flush_ended(struct server *s, int status)
 	errno = WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
 	if (errno)
 		fail("cannot flush %s to disk", s->opt.object);
+	if (errno == EINTR)
+		flush_again(s);
 }
 
 /*
@@ -1827,7 +2028,7 @@ static void flush_ended(struct server *s, int status)
 #define CAN_TAKE_OVER 86
 
 /* Tells a supervisor that waits for it (sd_notify(3)). */
-static void supervisor_notify(const char *state)
+static void supervisor_notify(struct server *s, const char *state)
 {
 	const char *path = getenv("NOTIFY_SOCKET");
 	struct sockaddr_un address;
@@ -1840,12 +2041,14 @@ static void supervisor_notify(const char *state)
 	length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
 	if (*path == '@')
 		address.sun_path[0] = '\0';
+	spare_close(s); /* there may be no other descriptor */
 	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0 ||
 	    sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&address, length) < 0)
 		fail("cannot tell %s at %s", state, path);
 	if (fd >= 0)
 		close(fd);
+	s->spare = spare_open();
 }
 
 /*
@@ -1871,7 +2074,8 @@ static char *program_path(void)
 static bool descriptors_keep(struct server *s, bool keep)
 {
 	const struct ledger *l = s->ledger;
-	const int own[] = {s->ledger_fd, l->store, l->lock, l->pidfile, l->listener, l->signals};
+	const int own[] = {s->ledger_fd, l->store,    l->lock,  l->disk,
+			   l->pidfile,   l->listener, l->watch, l->signals};
 	int flags = keep ? 0 : FD_CLOEXEC;
 	bool open = true;
 
@@ -1901,11 +2105,11 @@ static void program_execute(struct server *s, const char *purpose)
 /* Kills the program that is being tried, if there is one, with all that it has started. */
 static void trial_kill(struct server *s)
 {
-	pid_t trial = s->ledger->trial;
+	pid_t trial = s->trial;
 
 	if (trial && kill(-trial, SIGKILL) < 0)
 		kill(trial, SIGKILL); /* so young that it has no group of its own yet */
-	s->ledger->trial = 0;
+	s->trial = 0;
 	s->ledger->timers[TIMER_TRIAL] = 0;
 }
 
@@ -1921,7 +2125,7 @@ static void trial_start(struct server *s)
 	if (s->stop_at)
 		return;
 	trial_kill(s);
-	if (child_start(s, &s->ledger->trial, trial_work,
+	if (child_start(s, &s->trial, trial_work,
 			"try the program on disk, going on without a restart"))
 		timer_start(s, TIMER_TRIAL, TRIAL_MS);
 }
@@ -1931,8 +2135,7 @@ static void trial_ended(struct server *s, int status)
 {
 	char reloading[64];
 
-	s->ledger->trial = 0;
-	s->ledger->timers[TIMER_TRIAL] = 0;
+	trial_kill(s); /* what it has left behind */
 	if (status != W_EXITCODE(CAN_TAKE_OVER, 0)) {
 		complain("%s cannot take over, going on without a restart: it ended with %s %d",
 			 s->program, WIFEXITED(status) ? "status" : "signal",
@@ -1941,17 +2144,15 @@ static void trial_ended(struct server *s, int status)
 	}
 	if (s->stop_at)
 		return;
-	spare_close(s); /* the loader needs a descriptor, and there may be no other */
 	snprintf(reloading, sizeof(reloading), "RELOADING=1\nMONOTONIC_USEC=%" PRId64,
 		 now_ms() * 1000);
-	supervisor_notify(reloading);
+	supervisor_notify(s, reloading);
 	if (descriptors_keep(s, true))
 		program_execute(s, "resume");
 	else
 		fail("cannot keep descriptors open, going on without a restart");
 	descriptors_keep(s, false);
-	s->spare = spare_open();
-	supervisor_notify("READY=1");
+	supervisor_notify(s, "READY=1");
 }
 
 /* Takes what has come of children that have ended. Others may be there that are not ours. */
@@ -1963,7 +2164,7 @@ static void children_reap(struct server *s)
 	while ((child = TEMP_FAILURE_RETRY(waitpid(-1, &status, WNOHANG))) > 0) {
 		if (child == s->ledger->flusher)
 			flush_ended(s, status);
-		else if (child == s->ledger->trial)
+		else if (child == s->trial)
 			trial_ended(s, status);
 	}
 }
@@ -2001,9 +2202,47 @@ static void server_stop(struct server *s, const char *why)
 		say("%s: ending", why);
 	else
 		say("%s: ending, %s stays", why, s->opt.object);
-	supervisor_notify("STOPPING=1");
+	supervisor_notify(s, "STOPPING=1");
 	socket_remove(s);
 	s->stop_at = now_ms() + GREETING_MS;
+}
+
+/* Somebody has done something to our socket: have it looked at. */
+static void socket_changed(struct server *s)
+{
+	char events[1024];
+
+	while (read(s->ledger->watch, events, sizeof(events)) > 0)
+		;
+	if (!socket_stands(s))
+		timer_start(s, TIMER_SOCKET, SOCKET_LOST_MS);
+}
+
+/*
+ * Makes our socket again if somebody has removed it. Says so once, and tries until it works; who
+ * waits on the old one is served before.
+ */
+static void socket_check(struct server *s)
+{
+	bool lost = s->socket_lost;
+
+	s->socket_lost = !s->stop_at && !socket_stands(s);
+	if (!s->socket_lost)
+		return;
+	if (!lost)
+		fail("our socket is gone, making it again: %s", s->opt.socket);
+	if (peers_accept(s, true)) {
+		muted = lost;
+		s->socket_lost = !socket_listen(s);
+		muted = false;
+	}
+	if (!s->socket_lost) {
+		say("listening on %s again", s->opt.socket);
+		return;
+	}
+	if (!lost)
+		complain("nobody can connect: trying again every second");
+	timer_start(s, TIMER_SOCKET, SOCKET_RETRY_MS);
 }
 
 static void signals_take(struct server *s)
@@ -2012,8 +2251,14 @@ static void signals_take(struct server *s)
 
 	while (read(s->ledger->signals, &info, sizeof(info)) == sizeof(info)) {
 		switch (info.ssi_signo) {
-		case SIGUSR1: peers_list(s); break;
-		case SIGHUP: trial_start(s); break;
+		case SIGUSR1:
+			socket_check(s);
+			peers_list(s);
+			break;
+		case SIGHUP:
+			socket_check(s);
+			trial_start(s);
+			break;
 		case SIGCHLD: children_reap(s); break;
 		default: server_stop(s, strsignal((int)info.ssi_signo));
 		}
@@ -2056,6 +2301,8 @@ static void server_wait(struct server *s, fd_set *readable, fd_set *writable)
 	*readable = s->present;
 	*writable = s->blocked;
 	FD_SET(l->signals, readable);
+	if (l->watch >= 0)
+		FD_SET(l->watch, readable);
 	if (!l->timers[TIMER_ACCEPT] && !s->stop_at)
 		FD_SET(l->listener, readable);
 	if (select(FD_SETSIZE, readable, writable, NULL, wait < 0 ? NULL : &timeout) >= 0)
@@ -2088,8 +2335,13 @@ static void serve(struct server *s)
 			trial_kill(s);
 		}
 		peers_look(s, &readable, &writable);
+		if (l->watch >= 0 && FD_ISSET(l->watch, &readable))
+			socket_changed(s);
+		if (timer_ended(s, TIMER_SOCKET))
+			socket_check(s);
+		/* Whoever waits when the server ends is greeted: nobody can join them any more. */
 		if (timer_ended(s, TIMER_ACCEPT) || FD_ISSET(l->listener, &readable) || s->stop_at)
-			peers_accept(s);
+			peers_accept(s, s->stop_at);
 	}
 }
 
@@ -2111,10 +2363,12 @@ static void path_for_qemu(const char *path, char *out)
 /* Says what is served, and how to connect a node to it. */
 static void server_announce(const struct server *s)
 {
-	char path[2 * sizeof(((struct sockaddr_un *)NULL)->sun_path)], memory[32] = "";
+	char path[2 * sizeof(((struct sockaddr_un *)NULL)->sun_path)], memory[96] = "";
 	unsigned int vectors = s->opt.vectors;
+	const char *quote;
 
 	path_for_qemu(s->opt.socket, path);
+	quote = path[strcspn(path, " \t\"$&();<>|*?[]#~`\\!{}")] ? "'" : ""; /* for a shell */
 	if (s->ledger->store < 0) {
 		say("serving interrupts without memory, vectors %u, socket %s", vectors,
 		    s->opt.socket);
@@ -2123,9 +2377,9 @@ static void server_announce(const struct server *s)
 		    SIZE(s->ledger->size), vectors, s->opt.socket);
 		snprintf(memory, sizeof(memory), ",size=%s", SIZE(s->ledger->size));
 	}
-	say("connect a node: -chardev socket,path=%s,id=fam -device %s,chardev=fam%s,vectors=%u",
-	    path, s->opt.legacy ? "ivshmem" : "ivshmem-doorbell", s->opt.legacy ? memory : "",
-	    vectors ? vectors : 1);
+	say("connect a node: -chardev %ssocket,path=%s,id=fam%s -device %s,chardev=fam%s,vectors=%u",
+	    quote, path, quote, s->opt.legacy ? "ivshmem" : "ivshmem-doorbell",
+	    s->opt.legacy ? memory : "", vectors ? vectors : 1);
 }
 
 /*
@@ -2162,21 +2416,22 @@ static bool background_begin(struct server *s)
 	_exit(EXIT_FAILURE);
 }
 
-/* Says that all is ready; with -d leaves terminal and working directory, and lets the parent exit.
+/*
+ * With -d, says that all is ready, leaves terminal and working directory, and lets the parent exit.
+ * A parent that has gone meanwhile is no reason to end.
  */
 static bool background_enter(struct server *s)
 {
-	server_announce(s);
 	if (!s->opt.daemonize)
 		return true;
+	server_announce(s);
 	setsid();
 	if (chdir("/") < 0)
 		fail("cannot change to /");
 	log_to_syslog();
 	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
-		dup2(s->spare, fd);
-	server_announce(s);
-	if (write(s->parent, "", 1) != 1)
+		dup2(s->null, fd);
+	if (write(s->parent, "", 1) != 1 && errno != EPIPE)
 		return fail("cannot tell the parent process that all is ready");
 	close(s->parent);
 	s->parent = -1;
@@ -2187,30 +2442,36 @@ static bool background_enter(struct server *s)
  */
 static void server_end(struct server *s, bool keep)
 {
+	pid_t trial = s->trial;
+	int status;
+
 	set_each (sock, &s->present)
 		close(sock);
 	if (!keep && s->ledger->listener >= 0)
 		clients_turn_away(s);
 	socket_remove(s);
+	trial_kill(s);
+	if (trial)
+		waitpid(trial, NULL, 0); /* it may have our locks open still */
+	if (s->ledger->flusher && waitpid(s->ledger->flusher, &status, 0) > 0)
+		flush_ended(s, status); /* the kernel tells of an error but once */
 	store_leave(s, keep);
 	pidfile_remove(s, keep);
-	trial_kill(s);
-	if (s->ledger->flusher)
-		waitpid(s->ledger->flusher, NULL, 0);
 }
 
 /* Starts to serve; if that fails, leaves everything as it was. */
 static bool server_start(struct server *s)
 {
-	s->group = group_find(s->opt.group);
-	descriptor_limit_raise();
-	if (!ledger_create(s))
+	if (!ledger_create(s) || !group_find(s))
 		return false;
-	if (signals_open(s) && background_begin(s) && pidfile_claim(s) && store_open(s) &&
-	    socket_listen(s) && pidfile_write(s) && store_shrink(s) && background_enter(s))
-		return true;
-	server_end(s, false);
-	return false;
+	descriptor_limit_raise();
+	if (!signals_open(s) || !background_begin(s) || !pidfile_claim(s) || !store_open(s) ||
+	    !socket_listen(s) || !pidfile_write(s) || !background_enter(s) || !store_shrink(s)) {
+		server_end(s, false);
+		return false;
+	}
+	server_announce(s);
+	return true;
 }
 
 /*
@@ -2219,8 +2480,9 @@ static bool server_start(struct server *s)
  */
 static bool server_resume(struct server *s)
 {
-	while (!ledger_map(s, ledger_length(s->opt.vectors), PROT_READ | PROT_WRITE)) {
-		fail("cannot map the ledger of peers, trying again");
+	while (!ledger_take(s, PROT_READ | PROT_WRITE)) {
+		if (errno != ENOMEM && errno != EAGAIN)
+			return false;
 		sleep(1);
 	}
 	peers_restore(s);
@@ -2252,18 +2514,19 @@ int main(int argc, char **argv)
 		fail("cannot tell the path of this program, for restarts: start it by an absolute path");
 		return EXIT_FAILURE;
 	}
-	s.spare = spare_open();
+	options_parse(&s.opt, argc, argv);
+	s.null = spare_open();
+	s.spare = s.null < 0 ? -1 : spare_open();
 	if (!variable && s.spare < 0)
 		return EXIT_FAILURE;
-	options_parse(&s.opt, argc, argv);
 	/* A log that nobody reads, and a size beyond a limit, are errors. */
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN);
-	if (variable && !strcmp(purpose, "check"))
-		return ledger_fits(&s) ? CAN_TAKE_OVER : EXIT_FAILURE;
+	if (variable && strcmp(purpose, "resume") != 0)
+		return ledger_take(&s, PROT_READ) ? CAN_TAKE_OVER : EXIT_FAILURE;
 	if (variable ? !server_resume(&s) : !server_start(&s))
 		return EXIT_FAILURE;
-	supervisor_notify("READY=1");
+	supervisor_notify(&s, "READY=1");
 	serve(&s);
 	server_end(&s, true);
 	return EXIT_SUCCESS;

@@ -128,7 +128,8 @@ static void right_streams_pass(void **state)
 		{"0 7 -1m 3e 3 7e 7e", NULL, NULL}, /* 3 left while its eventfds were being sent */
 		{"0 7 -1m 3e 3e 7e 3 7e", NULL, NULL}, /* and here while those of others were */
 		{GREETING "5e 5 9e 9e", NULL, NULL},
-		{"-1", NULL, NULL},
+		{"-1z -1z -1z", NULL, NULL},
+		{"-1z -1z -1z", NULL, "L"},
 		{"7 -1s 3e 3e 7e 7e 3", NULL, "L"},
 		{"7 3e 3e 7e 7e 3", NULL, "M"},
 	};
@@ -166,7 +167,10 @@ static void disorder_is_named(void **state)
 	static const struct script scripts[] = {
 		{"1 7 -1m", "version 1 instead of 0", NULL},
 		{"0e", "0 with a descriptor", NULL},
-		{"-1 0", "after it was refused", NULL},
+		{"-1", "of a refusal is -1 without", NULL},
+		{"-1z -1z", "in a refusal of 2", NULL},
+		{"-1z -1m -1z", "of a refusal", NULL},
+		{"-1z -1z -1z 0", "message 4 of a refusal", NULL},
 		{"0 7e", "7 with a descriptor", NULL},
 		{"0 -1m", "-1 with a descriptor", NULL},
 		{"0 65536", "65536 instead of its own ID", NULL},

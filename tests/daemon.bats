@@ -248,7 +248,7 @@ bytes_of() {
 	try "${WRAP[@]}" "$SERVER" -p "$SOCK" -f store -t -m 1M -i pid
 	is status "$STATUS" 1
 	has "$WORK/err" 'Input/output error'
-	is 'everything but the text of the pidfile' "$(state | grep -v ' pid$\|/pid$\|/pid ')" "$(grep -v ' pid$\|/pid$\|/pid ' <<<"$before")"
+	is 'everything but the pidfile' "$(state | grep -v ' pid$\|/pid$\|/pid ')" "$(grep -v ' pid$\|/pid$\|/pid ' <<<"$before")"
 	missing "$SOCK"
 	grep -qxE '[0-9]+' pid
 }
@@ -559,4 +559,26 @@ flushed() { # NUMBER
 	start -f store
 	alive "$flusher"
 	stop
+}
+
+# --- a start in the background
+
+@test "a parent that is gone does not end the server, nor the shrinking that comes last" {
+	local parent
+	need_strace
+	truncate -s 8M store
+	strace -f -o "$WORK/trace" -e trace=flock -e inject=flock:delay_enter=400000 \
+		"$SERVER" -p "$SOCK" -d -i pid -f store -t -m 4M >"$WORK/out" 2>"$WORK/err" 3>&- &
+	PIDS+=($!)
+	eventually grep -q flock "$WORK/trace"
+	parent=$(pgrep -P "$!" | head -n 1)
+	kill -KILL "$parent"
+	eventually test -s pid
+	PID=$(cat pid)
+	PIDS+=("$PID")
+	eventually sh -c "[ \$(stat -c %s store) = 4194304 ]"
+	greeting "$SOCK" >/dev/null
+	kill "$PID"
+	eventually ended "$PID"
+	missing "$SOCK" pid
 }

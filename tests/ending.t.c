@@ -211,7 +211,7 @@ static void answer_at_the_end(struct server *s, size_t n, int vectors, client_co
 	assert_connect(s, &first, 1, .vectors = vectors);
 	assert_mesh(&first, 1);
 	server_freeze(s);
-	assert_connect(s, clients, n, .vectors = vectors);
+	assert_connect(s, clients, n, .vectors = vectors, .starved = true);
 	server_signal(s, SIGTERM);
 	server_signal(s, SIGCONT);
 	assert_drive(clients, n, answered, NULL);

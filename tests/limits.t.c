@@ -101,14 +101,14 @@ static void descriptors_run_out(int vectors)
 
 	snprintf(number, sizeof(number), "%d", vectors);
 	assert_start(&s, "-f", "memory", "-n", number);
-	assert_connect(&s, clients, 60, .vectors = vectors);
+	assert_connect(&s, clients, 60, .vectors = vectors, .starved = true);
 	assert_drive(clients, 60, client_answered, NULL);
 	n = refused_free(clients, 60);
 	assert_in_range(n, (60 - (size_t)s.idle) / (size_t)(1 + vectors), 59);
 	assert_mesh(clients, n);
 	for (int round = 0; round < 3; round++) {
 		/* Refused one by one, too, when all others know all that they will ever know. */
-		assert_connect(&s, &clients[n], 4, .vectors = vectors);
+		assert_connect(&s, &clients[n], 4, .vectors = vectors, .starved = true);
 		assert_drive(&clients[n], 4, client_refused, NULL);
 		clients_free(&clients[n], 4);
 		assert_mesh(clients, n);
@@ -116,7 +116,7 @@ static void descriptors_run_out(int vectors)
 
 		clients_free(&clients[n - 2], 2);
 		assert_mesh(clients, n - 2);
-		assert_connect(&s, &clients[n - 2], 8, .vectors = vectors);
+		assert_connect(&s, &clients[n - 2], 8, .vectors = vectors, .starved = true);
 		assert_drive(&clients[n - 2], 8, client_answered, NULL);
 		again = refused_free(&clients[n - 2], 8);
 		assert_int_equal(again, 2);
@@ -149,7 +149,7 @@ static void surplus_of_sockets_is_refused(void **state)
 	(void)state;
 	assert_start(&s, "-f", "memory", "-n", "0");
 	for (int round = 0; round < 3; round++) {
-		assert_connect(&s, clients, 100, .vectors = 0);
+		assert_connect(&s, clients, 100, .vectors = 0, .starved = true);
 		assert_drive(clients, 100, client_answered, NULL);
 		n = refused_free(clients, 100);
 		assert_in_range(n, 64 - (size_t)s.idle, 63);

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # The command line: every option in each of its forms, every mistake in it.
-# shellcheck disable=SC2030,SC2031,SC2119,SC2153,SC2314 # each test is a shell of its own
+# shellcheck disable=SC2030,SC2031,SC2034,SC2119,SC2153,SC2314 # each test is a shell of its own
 
 load lib/common
 
@@ -409,4 +409,27 @@ setup_more() {
 
 connects() {
 	greeting "$SOCK" 0 2>/dev/null
+}
+
+@test "the version where nothing can be written, and without /dev/null" {
+	STATUS=0
+	"$SERVER" --version >&- 2>"$WORK/err" 3>&- || STATUS=$?
+	is 'status with stdout closed' "$STATUS" 1
+	has "$WORK/err" 'cannot write to standard output'
+	need_namespace
+	STATUS=0
+	unshare -m sh -c 'mount -t tmpfs none /dev && exec "$@"' - "$SERVER" --version >"$WORK/out" 2>&1 3>&- || STATUS=$?
+	is 'status without /dev/null' "$STATUS" 0
+	has "$WORK/out" 'tm_ivshmem_server '
+}
+
+@test "a group that cannot be looked up is no group that does not exist" {
+	need_strace
+	getent group kvm >/dev/null || groupadd -f -r kvm
+	WRAP=(strace -D -o /dev/null -e trace=openat -P /etc/group --inject=openat:error=EIO)
+	grep -q '^kvm:' /etc/group || skip "the group kvm is not in /etc/group"
+	refused 'cannot look up the group kvm' 'Input/output error' -- -s "$SHM" -g kvm
+	serves 'cannot look up the group kvm' "only the server's own user" -- -s "$SHM"
+	WRAP=()
+	misuse 'there is no such group' -- -g no-such-group-at-all
 }

@@ -51,7 +51,8 @@ static void lines_drop(struct lines *lines, size_t n)
 {
 	assert_true(n <= lines->n);
 	lines->n -= n;
-	memmove(lines->list, lines->list + n, lines->n * sizeof(*lines->list));
+	if (lines->n > 0)
+		memmove(lines->list, lines->list + n, lines->n * sizeof(*lines->list));
 }
 
 /* Moves the first lines to the end of others, n at most. Returns how many there were. */
@@ -77,6 +78,7 @@ struct member {
 	 * left. */
 	uint16_t known[PEERS + STEPS];
 	bool gone[PEERS + STEPS];
+	bool retired[PEERS + STEPS]; /* since it joined, whether it was told or not */
 };
 
 struct history {
@@ -107,12 +109,24 @@ static void member_introduce(struct history *h, struct member *to, const struct 
 		line_add(&to->joins, m->id, m->tags + v);
 }
 
+/* Whether an ID is somebody's, or was since anybody joined who is there. */
+static bool id_taken(const struct history *h, int id)
+{
+	for (const struct member *m = h->members; m < h->members + PEERS; m++)
+		if (m->sock >= 0 && (m->id == id || m->retired[id]))
+			return true;
+	return false;
+}
+
 static void history_join(struct history *h, struct member *m)
 {
 	struct server *s = &h->server;
 	int pair[2], size = (int)h->buffer;
 	struct peer *p;
+	int id = 0;
 
+	while (id_taken(h, id))
+		id++;
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair),
 			 0);
 	assert_int_equal(setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)), 0);
@@ -120,6 +134,7 @@ static void history_join(struct history *h, struct member *m)
 	p = peer_at(s, pair[0]);
 	assert_true(eventfds_open(p, s->ledger->vectors));
 	*m = (struct member){.sock = pair[0], .client = pair[1], .id = id_pick(s)};
+	assert_int_equal(m->id, id);
 	m->tags = h->tags + 1;
 	for (unsigned int v = 0; v < s->ledger->vectors; v++)
 		assert_int_equal(eventfd_write(p->eventfds[v], ++h->tags), 0);
@@ -165,6 +180,7 @@ static void history_leave(struct history *h, struct member *leaver)
 			if (m->joins.list[i].value != id)
 				m->joins.list[kept++] = m->joins.list[i];
 		m->joins.n = kept;
+		m->retired[id] = true;
 		if (m->known[id])
 			line_add(&m->leaves, id, 0);
 		m->known[id] = 0;

@@ -471,7 +471,7 @@ static void refused_node_exits(void **state)
 	size_t count;
 
 	(void)state;
-	serve_few(18);
+	serve_few(22);
 	count = nodes_up_until_refused(nodes, 8);
 	nodes_check_bells(nodes, count);
 	node_check_exit(node_launch(2, ""), "server sent version -1, expecting 0");
@@ -602,13 +602,13 @@ static void refusal_at_the_end(void **state)
 {
 	(void)state;
 	/* A node takes three descriptors: with one of these limits, none is left to accept with. */
-	for (rlim_t limit = 17; limit < 20; limit++) {
+	for (rlim_t limit = 20; limit < 23; limit++) {
 		struct node *nodes[8], *n;
 
 		serve_few(limit);
 		nodes_up_until_refused(nodes, 8);
 		server_signal(&server, SIGSTOP);
-		clients_start(0, 20, (struct client_options){.vectors = 2});
+		clients_start(0, 20, (struct client_options){.vectors = 2, .starved = true});
 		n = node_launch_waiting(2);
 		server_stop_stopped();
 		clients_reach(20, client_refused, NULL);

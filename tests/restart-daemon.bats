@@ -57,7 +57,7 @@ load lib/restart
 	is "what is there" "$(state; descriptors)" "$before"
 	is "pidfile" "$(cat pid)" "$PID"
 	SOCK=$DIR/other refused "mem is served by another server" -- -f mem
-	SOCK=$DIR/other refused "$DIR/pid is held by process $PID" -- -i pid -s "$SHM"
+	SOCK=$DIR/other refused "$DIR/pid is held by another server, process $PID" -- -i pid -s "$SHM"
 	refused "$SOCK belongs to a server that is running" "process $PID" -- -s "$SHM"
 	is "what is there" "$(state; descriptors)" "$before"
 	served

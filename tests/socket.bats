@@ -529,3 +529,133 @@ tail_is() { # FILE WHAT HOW
 	eventually grep -qx end "$HEARD"
 	is 'what is here' "$(ls)" store
 }
+
+# --- what others do to it while we serve
+
+# A newcomer is served.
+newcomer_served() {
+	greeting "$SOCK" 4 >"$WORK/greeting" 2>/dev/null
+}
+
+@test "a socket that somebody removes is made again, as it was" {
+	local before
+	start -s "$SHM" -g "$(id -g)"
+	before=$(stat -c '%A %U %G' "$SOCK")
+	peer
+	# Who waits on the old one is served, too.
+	kill -s STOP "$PID"
+	greeting "$SOCK" 4 >"$WORK/waiting" &
+	PIDS+=($!)
+	eventually sh -c "[ \$(grep -c ' $SOCK\$' /proc/net/unix) -ge 3 ]"
+	rm "$SOCK"
+	kill -s CONT "$PID"
+	eventually test -S "$SOCK"
+	eventually newcomer_served
+	is 'mode, owner and group' "$(stat -c '%A %U %G' "$SOCK")" "$before"
+	eventually test -s "$WORK/waiting"
+	is 'what the one that waited was told first' "$(head -n 1 "$WORK/waiting")" 0
+	has "$LOG" 'our socket is gone, making it again' "listening on $SOCK again"
+	refused "$SOCK belongs to a server that is running" "process $PID" -- -s "$SHM-2"
+	# It is watched again, in the next image of the program as well, and whatever was done to it.
+	mv "$SOCK" "$SOCK.old"
+	eventually newcomer_served
+	kill -s HUP "$PID"
+	eventually grep -q 'restarted in place' "$LOG"
+	ln -f "$SOCK" hard
+	mv -f "$SOCK.old" "$SOCK"
+	eventually newcomer_served
+	stop
+	missing "$SOCK"
+}
+
+@test "where something else stands, or there is no folder, it tries until it can make its socket" {
+	mkdir folder
+	SOCK=$DIR/folder/sock
+	start -s "$SHM"
+	rm "$SOCK"
+	echo text >"$SOCK"
+	eventually grep -q 'trying again every second' "$LOG"
+	has "$LOG" "$SOCK exists and is not a socket"
+	sleep 1.5
+	is 'how often it was said' "$(grep -c 'not a socket' "$LOG")" 1
+	is 'what stands there' "$(cat "$SOCK")" text
+	rm "$SOCK"
+	eventually newcomer_served
+	rm -r folder
+	eventually sh -c "[ \$(grep -c 'trying again' '$LOG') = 2 ]"
+	mkdir folder
+	eventually newcomer_served
+	mv folder elsewhere
+	eventually sh -c "[ \$(grep -c 'trying again' '$LOG') = 3 ]"
+	mv elsewhere folder
+	eventually newcomer_served
+	stop
+	missing "$SOCK"
+}
+
+@test "without a watch, USR1 and HUP look for the socket" {
+	local signal
+	need_strace
+	WRAP=(strace -D -o /dev/null -e trace=inotify_init1 --inject=inotify_init1:error=EMFILE)
+	start -s "$SHM"
+	has "$LOG" "cannot watch $SOCK" 'send HUP'
+	for signal in USR1 HUP; do
+		rm "$SOCK"
+		kill -s "$signal" "$PID"
+		eventually newcomer_served
+	done
+	stop
+}
+
+@test "a default ACL of the folder lets nobody in" {
+	need_root
+	need_tool setfacl setpriv
+	mkdir folder
+	chmod 755 folder
+	setfacl -d -m "u:$NOBODY:rwx" folder 2>/dev/null || skip "no ACLs on this file system"
+	SOCK=$DIR/folder/sock
+	start -f folder/mem -g 0
+	hasnt <(getfacl -n folder/sock folder/mem 2>/dev/null) "user:$NOBODY"
+	WRAP=(setpriv "--reuid=$NOBODY" "--regid=$NOBODY" --clear-groups)
+	try "${WRAP[@]}" perl -e "$PEER" "$SOCK" 1
+	has "$WORK/err" 'Permission denied'
+	stop
+}
+
+@test "a folder that somebody has locked is waited for a second, and then not" {
+	need_tool flock
+	flock "$DIR" sleep 1000 3>&- &
+	PIDS+=($!)
+	eventually sh -c "! flock -n '$DIR' true"
+	start -s "$SHM"
+	has "$LOG" "cannot lock the folder of $SOCK, going on without"
+	greeting "$SOCK" >/dev/null
+	stop
+}
+
+@test "a socket or folder of somebody else: the error says what to do" {
+	need_root
+	need_tool setpriv
+	cp "$SERVER" "$WORK/tm_ivshmem_server"
+	SERVER=$WORK/tm_ivshmem_server
+	chmod 1777 "$DIR"
+	mkdir -m 755 roots
+	perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => $ARGV[0], Listen => 1)' "$SOCK"
+	chmod 777 "$SOCK"
+	WRAP=(setpriv "--reuid=$NOBODY" "--regid=$NOBODY" --clear-groups)
+	refused "$SOCK" 'belongs to uid 0' 'another path' -- -s "$SHM"
+	SOCK=$DIR/roots/sock refused "$DIR/roots/sock" 'a folder that uid' -- -s "$SHM"
+	rm "$SOCK"
+	echo >roots/mem
+	refused roots/mem 'belongs to uid 0' 'start the server as that user' -- -f roots/mem
+	refused roots/new 'a folder that uid' -- -f roots/new
+}
+
+@test "of a node that was killed before it had read all, the log says that" {
+	start -s "$SHM" -n 100
+	perl -MSocket -e 'socket(my $s, PF_UNIX, SOCK_STREAM, 0) or die;
+		connect($s, pack_sockaddr_un($ARGV[0])) or die; select(undef, undef, undef, 0.3)' "$SOCK"
+	eventually grep -q 'ID 0 left' "$LOG"
+	has "$LOG" 'ID 0 left: ended before it had read all'
+	stop
+}

@@ -435,7 +435,7 @@ fails_late() { # CALL COMMAND -- ARGUMENT...
 
 @test "a start that fails late turns away who has connected, and has said who it is" {
 	connect() {
-		greeting "$SOCK" 2 >"$WORK/greeting" &
+		greeting "$SOCK" 4 >"$WORK/greeting" &
 		CLIENT=$!
 		PIDS+=("$CLIENT")
 		is pidfile "$(cat pid)" "$PID"
@@ -446,7 +446,7 @@ fails_late() { # CALL COMMAND -- ARGUMENT...
 	fails_late ftruncate connect -- -f store -t -m 1M -i pid
 	has "$LOG" 'cannot shrink' 'a client is refused: the server could not start'
 	wait "$CLIENT"
-	is 'what the client got' "$(cat "$WORK/greeting")" $'-1\nend'
+	is 'what the client got' "$(cat "$WORK/greeting")" $'-1 fd 0\n-1 fd 0\n-1 fd 0\nend'
 	is 'the pidfile, stale as before' "$(cat pid)" "$PID"
 	is bytes "$(bytes store)" 4194304
 }
@@ -598,7 +598,7 @@ race_to_create() { # STRACE ARGUMENT...
 	ready
 	has "$loser_log" "$DIR/store" 'another server'
 	is 'descriptors of what stands there, of the one that lives' \
-		"$(stat -L -c %i "/proc/$PID/fd"/* | grep -cx "$(stat -c %i store)")" 2
+		"$(stat -L -c %i "/proc/$PID/fd"/* | grep -cx "$(stat -c %i store)")" 3
 	stop
 	is bytes "$(bytes store)" 1048576
 	rm store "$WORK/trace"
@@ -704,4 +704,92 @@ race_to_create() { # STRACE ARGUMENT...
 	serves "$DIR/sub/other" -- --fi=sub/other
 	MESSAGES=3 serves "$DIR/sub/other" -- -L --file sub/other -m 4K
 	is 'what is here' "$(find . -type f | sort)" $'./sub/other\n./sub/store'
+}
+
+# --- what others do to it
+
+@test "an object that others can cut is warned of" {
+	need_root
+	truncate -s 1M store
+	serves 'serving' -- -f store
+	hasnt "$LOG" warning
+	chmod 666 store
+	serves "warning: $DIR/store" 'mode 0666' 'chmod 0600' -- -f store
+	chmod 600 store
+	chown "$NOBODY" store
+	serves "warning: $DIR/store belongs to uid $NOBODY" 'chown 0' -- -f store
+	chown 0:"$NOBODY" store
+	chmod 660 store
+	serves "warning: $DIR/store" "gid $NOBODY" -- -f store
+	serves 'serving' -- -f store -g "$NOBODY"
+	hasnt "$LOG" warning
+}
+
+@test "an object that was resized or replaced shows in the table of nodes" {
+	start -f store
+	peer
+	truncate -s 8M store
+	kill -s USR1 "$PID"
+	eventually grep -q 'was 1M and has been resized to 8M' "$LOG"
+	has "$LOG" 'truncate -s 1048576'
+	greeting "$SOCK" 4 >"$WORK/greeting"
+	is 'what a newcomer got' "$(cat "$WORK/greeting")" $'-1 fd 0\n-1 fd 0\n-1 fd 0\nend'
+	truncate -s 512K store
+	greeting "$SOCK" 4 >"$WORK/greeting"
+	has "$LOG" 'has been resized to 512K' 'a client is refused'
+	truncate -s 1M store
+	greeting "$SOCK" 4 >"$WORK/greeting"
+	is 'what a newcomer got' "$(head -n 2 "$WORK/greeting" | tr '\n' ' ')" '0 1 '
+	rm store
+	kill -s USR1 "$PID"
+	eventually grep -q "what the nodes share does not stand at $DIR/store" "$LOG"
+	stop
+}
+
+@test "the pidfile and the object are one file: that is what the error says" {
+	ln -s f linked
+	refused "$DIR/./f is the pidfile, too" -- -i f -f ./f
+	refused "$DIR/linked is the pidfile, too" -- -i f -f linked
+}
+
+# --- flushing
+
+# Lines of the log that say that a flush failed.
+failures() {
+	grep -c 'cannot flush' "$LOG"
+}
+
+@test "an error of a flush reaches the log, whoever collects it" {
+	need_strace
+	# The child's first flush fails, and so does the server's own.
+	WRAP=(strace -D -f -o "$WORK/trace" -e trace=fdatasync
+		-e inject=fdatasync:error=EIO:delay_enter=1000000)
+	start -f store
+	greeting "$SOCK" >/dev/null
+	eventually grep -q 'fdatasync(' "$WORK/trace"
+	stop
+	is 'errors of flushes' "$(failures)" 2
+	# Nodes have another opening of the file than the one that is flushed.
+	start -f store
+	is 'openings of the object' "$(for fd in "/proc/$PID/fd"/*; do readlink "$fd"; done | grep -c "$DIR/store")" 3
+	stop
+}
+
+@test "a flush that was not made is made again" {
+	need_strace
+	WRAP=(strace -D -f -o "$WORK/trace" -e trace=fdatasync,clone -e inject=clone:error=EAGAIN:when=1)
+	start -f store
+	greeting "$SOCK" >/dev/null
+	eventually grep -q 'fdatasync(.* = 0' "$WORK/trace"
+	has "$LOG" 'cannot start a process to flush'
+	stop
+	# A child that is killed.
+	WRAP=(strace -D -f -o "$WORK/trace" -e trace=fdatasync -e inject=fdatasync:delay_enter=1500000:when=1)
+	start -f store
+	greeting "$SOCK" >/dev/null
+	eventually grep -q 'fdatasync(' "$WORK/trace"
+	kill -KILL "$(pgrep -P "$PID")"
+	eventually grep -q 'cannot flush' "$LOG"
+	eventually sh -c "[ \$(grep -c 'fdatasync(' '$WORK/trace') -ge 2 ]"
+	stop
 }

@@ -175,12 +175,28 @@ static enum client_phase phase_after_memory(const struct client *c)
 	return c->options.vectors == 0 ? CLIENT_GREETED : CLIENT_PEERS;
 }
 
+/*
+ * The first message of a refusal, or one after it: three of them, each -1 with a descriptor of size
+ * 0, make every device exit (hazard 3).
+ */
+static bool refusal_apply(struct client *c, int64_t value, int fd)
+{
+	struct stat st = {.st_size = -1};
+
+	if (fd >= 0 && fstat(fd, &st) < 0)
+		st.st_size = -1;
+	if (fd >= 0)
+		close(fd);
+	c->phase = CLIENT_REFUSED;
+	if (fd < 0 && c->options.starved)
+		st.st_size = 0;
+	return (value == -1 && st.st_size == 0 && c->messages <= 3) ||
+	       wrong(c, "message %zu of a refusal is %" PRId64 " with%s, %jd bytes", c->messages,
+		     value, fd < 0 ? "out a descriptor" : " one", (intmax_t)st.st_size);
+}
+
 static bool version_apply(struct client *c, int64_t value)
 {
-	if (value == -1) {
-		c->phase = CLIENT_REFUSED;
-		return true;
-	}
 	if (value != 0)
 		return wrong(c, "version %" PRId64 " instead of 0", value);
 	c->phase = CLIENT_ID;
@@ -189,10 +205,6 @@ static bool version_apply(struct client *c, int64_t value)
 
 static bool id_apply(struct client *c, int64_t value)
 {
-	if (value == -1 && c->options.legacy) {
-		c->phase = CLIENT_REFUSED;
-		return true;
-	}
 	if (value < 0 || value >= CLIENT_IDS)
 		return wrong(c, "%" PRId64 " instead of its own ID", value);
 	c->id = (int)value;
@@ -275,6 +287,8 @@ static bool message_apply(struct client *c, int64_t value, int fd)
 {
 	bool wants_fd = c->phase == CLIENT_MEMORY;
 
+	if (c->phase == CLIENT_REFUSED || (c->messages == 1 && value == -1))
+		return refusal_apply(c, value, fd);
 	switch (c->phase) {
 	case CLIENT_VERSION:
 	case CLIENT_ID:
@@ -295,10 +309,7 @@ static bool message_apply(struct client *c, int64_t value, int fd)
 		close(fd);
 		return wrong(c, "a descriptor of %" PRId64 "%s", value,
 			     value == -1 ? ": memory for the second time (hazard 6)" : "");
-	case CLIENT_REFUSED:
-		if (fd >= 0)
-			close(fd);
-		return wrong(c, "%" PRId64 " after it was refused", value);
+	case CLIENT_REFUSED: break;
 	}
 	if (c->phase == CLIENT_VERSION)
 		return version_apply(c, value);
@@ -312,6 +323,9 @@ static bool message_apply(struct client *c, int64_t value, int fd)
 static bool end_apply(struct client *c)
 {
 	c->ended = true;
+	if (c->phase == CLIENT_REFUSED && c->messages < 3)
+		return wrong(c, "the stream ended in a refusal of %zu messages (hazard 3)",
+			     c->messages);
 	return (c->phase != CLIENT_VERSION && c->phase != CLIENT_ID && c->phase != CLIENT_MEMORY) ||
 	       wrong(c, "the stream ended while it was %s (hazard 3)", phase_names[c->phase]);
 }

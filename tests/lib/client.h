@@ -29,6 +29,7 @@ struct client_options {
 	int vectors;     /* that each peer has; CLIENT_VECTORS_ANY where the client cannot know */
 	bool legacy;     /* the original stream: no version message, memory of any size */
 	bool memoryless; /* the server has no memory (-L -m 0) */
+	bool starved;    /* it may be unable to send descriptors: a refusal may have none */
 	bool keep; /* keep the descriptors, to ring them; else they are closed and only counted */
 };
 
@@ -40,7 +41,7 @@ enum client_phase {
 	CLIENT_PEERS,   /* eventfds of others, or the first of its own */
 	CLIENT_OWN,     /* the rest of its own eventfds */
 	CLIENT_GREETED, /* joins and leaves, from here on for ever */
-	CLIENT_REFUSED, /* the version was -1: the end of the stream */
+	CLIENT_REFUSED, /* three messages of -1, each with a descriptor of size 0, and the end */
 };
 
 enum client_peer_state { PEER_NEVER, PEER_HERE, PEER_LEFT };
@@ -116,7 +117,7 @@ bool client_sees(const struct client *c, const void *id);
 bool client_misses(const struct client *c, const void *id);
 /* The server closed the connection. */
 bool client_ended(const struct client *c, const void *unused);
-/* It was turned away as it should be: version -1, and then the end of the stream. */
+/* It was turned away as it should be: three messages of -1, and then the end of the stream. */
 bool client_refused(const struct client *c, const void *unused);
 /* It was either greeted or refused. */
 bool client_answered(const struct client *c, const void *unused);
