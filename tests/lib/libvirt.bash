@@ -115,12 +115,12 @@ node_start() { # NODE
 }
 
 # The node does not start, and virsh and the node's log say why.
-node_refused() { # NODE TEXT
+node_refused() { # NODE TEXT...
 	local status=0
 	inside virsh -q start "$1" >"$WORK/virsh" 2>&1 || status=$?
 	is "status of virsh start: $(cat "$WORK/virsh")" "$status" 1
-	has "$WORK/virsh" "error: Failed to start domain '$1'" "$2"
-	has "$ROOT/var/log/libvirt/qemu/$1.log" "$2"
+	has "$WORK/virsh" "error: Failed to start domain '$1'" "${@:2}"
+	has "$ROOT/var/log/libvirt/qemu/$1.log" "${@:2}"
 }
 
 node_ended() { # NODE
