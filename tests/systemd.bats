@@ -26,8 +26,8 @@ in_container() { # SCRIPT
 		[Service]
 		Type=oneshot
 		ExecStart=/script
-		StandardOutput=file:/output
-		StandardError=file:/output
+		StandardOutput=append:/output
+		StandardError=append:/output
 		ExecStopPost=/bin/systemctl --no-block poweroff
 	END
 	timeout 120 systemd-nspawn --quiet --directory="$root" --register=no --keep-unit \
