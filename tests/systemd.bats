@@ -1,9 +1,11 @@
 #!/usr/bin/env bats
 # The unit under a real systemd: one boots in a container whose files are an overlay of this machine's.
 
+load lib/common
+
 setup() {
-	[ "$(id -u)" -eq 0 ] || skip "a container needs root"
-	command -v systemd-nspawn >/dev/null || skip "systemd-nspawn is missing"
+	need_root
+	need_tool systemd-nspawn
 	upper=$TEST_DIR/upper root=$TEST_DIR/root
 	mkdir -p "$upper" "$root"
 	mount -t tmpfs tmpfs "$upper" || skip "cannot mount a tmpfs"
@@ -14,6 +16,17 @@ setup() {
 
 teardown() {
 	umount "$root" "$upper" 2>/dev/null || true
+}
+
+# A container needs cgroups where its systemd looks for them; since 258 only those of version 2 count.
+need_cgroups() {
+	local at=/sys/fs/cgroup
+	if [ "$(stat -f -c %T $at 2>/dev/null)" != cgroup2fs ]; then
+		[ "$(systemctl --version | awk 'NR == 1 { print int($2) }')" -lt 258 ] ||
+			skip "no cgroup2 is mounted at $at, which this systemd needs"
+		[[ $(stat -f -c %T $at/unified $at/systemd 2>/dev/null) = *cgroup* ]] ||
+			skip "no cgroups are mounted at $at"
+	fi
 }
 
 # Boots the container, runs the script there as a service, and prints what it printed.
@@ -52,6 +65,8 @@ in_container() { # SCRIPT
 }
 
 @test "systemctl starts, reloads and stops an instance" {
+	need_mounted_root
+	need_cgroups
 	make -C "$SOURCE_DIR" -s install DESTDIR="$root" PREFIX=/usr
 	install -m 755 "$SOURCE_DIR/build/tests/ivshmem_client" "$root/usr/bin"
 	mkdir -p "$root/etc/tm_ivshmem_server"

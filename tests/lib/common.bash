@@ -106,9 +106,25 @@ need_tool() { # COMMAND...
 	done
 }
 
+# What is mounted can be made private, or be put into a container, from a root on that is mounted itself.
+need_mounted_root() {
+	awk '$5 == "/" { found = 1 } END { exit !found }' /proc/self/mountinfo ||
+		skip "the root is no mount point, as in a plain chroot; pivot_root makes one that is"
+}
+
+# Who enters a mount namespace gets its root, and leaves a chroot by that; libvirt does it for devices.
+need_own_root() {
+	need_root
+	need_tool nsenter
+	need_mounted_root
+	[ "$(nsenter --mount=/proc/self/ns/mnt stat -c %d:%i / 2>&1)" = "$(stat -c %d:%i /)" ] ||
+		skip "this is a chroot, and not the root of a mount namespace; pivot_root makes one"
+}
+
 need_namespace() {
 	need_root
 	need_tool unshare
+	need_mounted_root
 	unshare -m true 2>/dev/null || skip "this machine has no mount namespaces: $(unshare -m true 2>&1)"
 }
 

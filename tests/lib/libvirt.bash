@@ -9,7 +9,8 @@
 need_libvirt() {
 	local first=${TEST_DIR:-$BATS_FILE_TMPDIR}/libvirt
 	need_namespace
-	need_tool nsenter pgrep ip libvirtd virtlogd virsh dnsmasq qemu-img mformat mcopy syslinux
+	need_own_root
+	need_tool pgrep ip libvirtd virtlogd virsh dnsmasq qemu-img mformat mcopy syslinux
 	id libvirt-qemu >/dev/null 2>&1 || skip "needs Debian's user for QEMU, libvirt-qemu"
 	getent group kvm >/dev/null || skip "needs the group kvm"
 	need_guests
@@ -36,7 +37,7 @@ libvirt_start() { # FILE
 	# shellcheck disable=SC2016
 	inside sh -ec '
 		mount -t proc proc /proc
-		umount -R -l /sys
+		umount -R -l /sys || true
 		mount -t sysfs sysfs /sys
 		mount -t tmpfs -o mode=755 tmpfs /run
 		awk "\$5 ~ \"^/dev/\" { print \$5 }" /proc/self/mountinfo | sort -r | xargs -r -n 1 umount -l
@@ -51,9 +52,9 @@ libvirt_start() { # FILE
 		# anew at every turn, for many seconds.
 		rm -f /dev/kvm
 		ip link set lo up
-	' || {
+	' 2>"$WORK/mounts" || {
 		kill -KILL "$holder"
-		skip "cannot mount in a namespace what libvirt needs"
+		skip "cannot mount in a namespace what libvirt needs: $(tail -n 1 "$WORK/mounts")"
 	}
 	inside virtlogd -d
 	inside libvirtd -d
