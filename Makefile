@@ -9,6 +9,7 @@
 #   make lint        static analysis of everything
 #   make coverage    run all tests and show what of the server they do not execute
 #   make bench       what a message costs; CASES='200x4:once ...', PEER='another server' (--help)
+#   make releases    try what README.md says first on bare systems of RELEASES='bookworm trixie forky'
 #   make install     install program, manual page and systemd unit below PREFIX (as root)
 #   make uninstall   remove these again
 #   make dist        the source of this commit as tm_ivshmem_server-VERSION.tar.gz
@@ -98,6 +99,9 @@ lint:
 coverage:
 	tests/coverage
 
+releases:
+	tests/releases
+
 # PEER reaches the program as it was written, its $SOCKET and the like included.
 bench: tm_ivshmem_server build/tests/bench/bench
 	@PEER='$(subst ','\'',$(value PEER))' build/tests/bench/bench --chart build/bench.svg $(CASES)
@@ -120,7 +124,8 @@ clean:
 	rm -rf build tm_ivshmem_server
 
 FORCE:
-.PHONY: all run deps check faults soak lint coverage bench install uninstall dist clean FORCE
+.PHONY: all run deps check faults soak lint coverage releases bench install \
+	uninstall dist clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 
