@@ -1,6 +1,6 @@
 # tm_ivshmem_server: glibc and GNU make are all that it needs.
 #
-#   make             the server, ./tm_ivshmem_server
+#   make             the server, ./tm_ivshmem_server, and the client, client/ivshmem_client
 #   make run         build it and run it on its default: a shared memory object of 1M
 #   make deps        install what the tests need (as root, on Debian)
 #   make check       run all tests; REQUIRE_ALL=1: a test that is skipped has failed
@@ -10,7 +10,7 @@
 #   make coverage    run all tests and show what of the server they do not execute
 #   make bench       what a message costs; CASES='200x4:once ...', PEER='another server' (--help)
 #   make releases    try what README.md says first on bare systems of RELEASES='bookworm trixie forky'
-#   make install     install program, manual page and systemd unit below PREFIX (as root)
+#   make install     install programs, manual pages and systemd unit below PREFIX (as root)
 #   make uninstall   remove these again
 #   make dist        the source of this commit as tm_ivshmem_server-VERSION.tar.gz
 #   make clean       remove what was built
@@ -21,11 +21,12 @@
 VERSION = 1.1.0
 
 PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/bin
 SBINDIR ?= $(PREFIX)/sbin
 MANDIR ?= $(PREFIX)/share/man
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 INSTALLED = $(SBINDIR)/tm_ivshmem_server $(MANDIR)/man8/tm_ivshmem_server.8 \
-	$(UNITDIR)/tm_ivshmem_server@.service
+	$(UNITDIR)/tm_ivshmem_server@.service $(BINDIR)/ivshmem_client
 
 CFLAGS ?= -O2 -g
 WARNINGS = -Wall -Wextra -Wshadow -Wstrict-prototypes $(if $(WERROR),-Werror)
@@ -33,17 +34,21 @@ OWN_CFLAGS = -std=gnu11 -DVERSION='"$(VERSION)"' -I. $(WARNINGS) $(SANITIZER)
 SANITIZER = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer)
 COMPILE = $(CC) $(OWN_CFLAGS) $(CPPFLAGS) $(CFLAGS)
 
-# Tests in C (with cmocka) and what they share; programs for tests and people; tests in shell.
+PROGRAMS = tm_ivshmem_server client/ivshmem_client
+
+# Tests in C (with cmocka) and what they share; tests in shell.
 C_TESTS = $(patsubst tests/%.t.c,build/tests/%.t,$(wildcard tests/*.t.c))
 SHARED_OBJECTS = $(patsubst tests/lib/%.c,build/tests/lib/%.o,$(wildcard tests/lib/*.c))
-TOOLS = $(patsubst tests/tools/%.c,build/tests/%,$(wildcard tests/tools/*.c))
 BENCH_OBJECTS = $(patsubst %.c,build/%.o,$(wildcard tests/bench/*.c))
 BATS = $(wildcard tests/*.bats)
 TESTS = $(C_TESTS) $(BATS)
 
-all: tm_ivshmem_server
+all: $(PROGRAMS)
 
 tm_ivshmem_server: build/tm_ivshmem_server.o build/send_scm.o
+	$(COMPILE) $(LDFLAGS) -o $@ $^
+
+client/ivshmem_client: build/client/ivshmem_client.o build/send_scm.o
 	$(COMPILE) $(LDFLAGS) -o $@ $^
 
 build/%.o: %.c build/flags
@@ -61,9 +66,6 @@ build/tests/crash/server: tm_ivshmem_server.c tests/crash/point.h build/send_scm
 	@mkdir -p $(@D)
 	$(COMPILE) -include tests/crash/point.h $(LDFLAGS) -o $@ $< build/send_scm.o
 
-build/tests/%: build/tests/tools/%.o $(SHARED_OBJECTS) build/send_scm.o
-	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpthread
-
 build/tests/bench/bench: $(BENCH_OBJECTS) build/send_scm.o
 	$(COMPILE) $(LDFLAGS) -o $@ $^
 
@@ -79,7 +81,7 @@ run: tm_ivshmem_server
 deps:
 	tests/deps
 
-check: tm_ivshmem_server $(C_TESTS) $(TOOLS)
+check: $(PROGRAMS) $(C_TESTS)
 	tests/run $(TESTS)
 
 # The long forms of tests that make check has as well.
@@ -106,9 +108,10 @@ releases:
 bench: tm_ivshmem_server build/tests/bench/bench
 	@PEER='$(subst ','\'',$(value PEER))' build/tests/bench/bench --chart build/bench.svg $(CASES)
 
-install: tm_ivshmem_server
+install: $(PROGRAMS)
 	install -D -m 755 tm_ivshmem_server $(DESTDIR)$(SBINDIR)/tm_ivshmem_server
 	install -D -m 644 tm_ivshmem_server.8 $(DESTDIR)$(MANDIR)/man8/tm_ivshmem_server.8
+	install -D -m 755 client/ivshmem_client $(DESTDIR)$(BINDIR)/ivshmem_client
 	mkdir -p $(DESTDIR)$(UNITDIR)
 	sed 's,@SBINDIR@,$(SBINDIR),' tm_ivshmem_server.service \
 		>$(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.service
@@ -121,7 +124,7 @@ dist:
 	git archive --prefix=tm_ivshmem_server-$(VERSION)/ -o tm_ivshmem_server-$(VERSION).tar.gz HEAD
 
 clean:
-	rm -rf build tm_ivshmem_server
+	rm -rf build $(PROGRAMS)
 
 FORCE:
 .PHONY: all run deps check faults soak lint coverage releases bench install \
@@ -129,4 +132,4 @@ FORCE:
 .SECONDARY:
 .DELETE_ON_ERROR:
 
--include $(wildcard build/*.d build/tests/*.d build/tests/*/*.d)
+-include $(wildcard build/*.d build/*/*.d build/tests/*/*.d)

@@ -1,27 +1,28 @@
 #!/usr/bin/env bats
-# The client for the command line (tests/tools/ivshmem_client.c), with which people look at a mesh.
+# The client for the command line (client/ivshmem_client.c), with which people look at a mesh: its
+# commands but for run, and its dialog.
 # shellcheck disable=SC2030,SC2031,SC2119 # each test is a shell of its own
 
 load lib/common
+load lib/client
 
-setup_more() {
-	CLIENT=$SOURCE_DIR/build/tests/ivshmem_client
-	[ -x "$CLIENT" ] || skip "needs $CLIENT: make check builds it"
-}
-
-# Runs the client in the background; what it says is in $WORK/NAME.
-client() { # NAME ARGUMENT...
-	"$CLIENT" "${@:2}" >"$WORK/$1" 2>&1 3>&- &
-	CLIENT_PID=$!
-	PIDS+=("$CLIENT_PID")
-	eventually grep -q '^id' "$WORK/$1"
-}
-
-# A client that must not do what it was asked to: its status, and texts of what it says.
+# A client that must not do what it was asked to: its status, and the one line that it says.
 declines() { # STATUS TEXT -- ARGUMENT...
 	try "$CLIENT" "${@:4}"
 	is "status of: ${*:4}: $(cat "$WORK/err")" "$STATUS" "$1"
+	said_lines 1 "${@:4}"
 	has "$WORK/err" "$2"
+}
+
+# Types on a terminal, line by line, and puts what is seen there into $WORK/terminal. Each line may
+# have a command before it that is waited for, since a person looks before typing.
+types() { # ARGUMENTS-OF-THE-CLIENT LINE...
+	local line
+	for line in "${@:2}"; do
+		sleep 0.4
+		printf '%s\n' "$line"
+	done | timeout --kill-after=5 60 script -qec "'$CLIENT' $1" /dev/null >"$WORK/terminal" 3>&- || STATUS=$?
+	sed -i 's/\r//' "$WORK/terminal"
 }
 
 @test "list shows the memory, and who is there with how many vectors" {
@@ -37,10 +38,15 @@ declines() { # STATUS TEXT -- ARGUMENT...
 
 @test "list understands the original stream, with memory and without" {
 	start -L -f memory -m 12K
-	is 'with memory' "$("$CLIENT" -L "$SOCK" list)" $'id 0\nmemory 12288\nvectors 1'
+	client first "$SOCK" watch
+	is 'with memory' "$("$CLIENT" "$SOCK" list)" $'id 1\nmemory 12288\nvectors 1\npeer 0 1'
+	stop
+	start -L -m 0 -n 2
+	is 'without memory' "$("$CLIENT" "$SOCK" list)" $'id 0\nmemory 0\nvectors 2'
 	stop
 	start -L -m 0 -n 0
-	is 'without memory' "$("$CLIENT" -M "$SOCK" list)" $'id 0\nmemory 0\nvectors 0'
+	is 'without all' "$("$CLIENT" "$SOCK" list)" $'id 0\nmemory 0\nvectors 0'
+	is 'what -n 0 says' "$("$CLIENT" -n 0 "$SOCK" list)" $'id 0\nmemory 0\nvectors 0'
 	stop
 }
 
@@ -81,29 +87,305 @@ declines() { # STATUS TEXT -- ARGUMENT...
 		$'join 1\nleave 1\njoin 2\nleave 2\nivshmem_client: the server closed the connection'
 }
 
+@test "ring takes all vectors of a peer, and of all others" {
+	start -f memory -n 2
+	client first "$SOCK" wait 1
+	first=$CLIENT_PID
+	client second "$SOCK" wait 1
+	second=$CLIENT_PID
+	"$CLIENT" "$SOCK" ring 0 all
+	wait "$first"
+	alive "$second"
+	"$CLIENT" "$SOCK" ring all
+	wait "$second"
+	is 'what the second says' "$(cat "$WORK/second")" $'id 1\nvector 1 1'
+	stop
+}
+
+@test "without -n, beside another, nothing needs to be waited for" {
+	start -f memory -n 2
+	client first -n 2 "$SOCK" watch
+	before=$(date +%s%N)
+	for _ in 1 2 3 4 5 6 7 8 9 10; do
+		"$CLIENT" "$SOCK" list >/dev/null
+	done
+	[ $((($(date +%s%N) - before) / 1000000)) -lt 2500 ] || no "a silence of 0.3 s each was waited for"
+	stop
+}
+
+@test "the socket is the first argument, that of -S, or the default" {
+	# shellcheck disable=SC2016 # for the inner shell
+	[ ! -e /tmp/ivshmem_socket ] || skip "/tmp/ivshmem_socket is in use"
+	start -f memory
+	is 'an argument' "$("$CLIENT" "$SOCK" list | head -n 1)" 'id 0'
+	is 'that of -S' "$("$CLIENT" -S "$SOCK" list | head -n 1)" 'id 0'
+	cp "$CLIENT" list
+	is 'a path that is no command' "$(cd / && "$CLIENT" "${SOCK#/}" list | head -n 1)" 'id 0'
+	declines 1 'cannot connect to /tmp/ivshmem_socket: No such file or directory: start the server' -- list
+	declines 1 'cannot connect to ./list: Connection refused' -- ./list list
+	stop
+}
+
 @test "what cannot be done is said, with status 1" {
 	declines 1 'No such file' -- "$SOCK" list
 	start -f memory -n 2
 	client other -n 2 "$SOCK" watch
-	declines 1 'no peer 7 with a vector 0' -- -n 2 "$SOCK" ring 7 0
-	declines 1 'no vector 2' -- -n 2 "$SOCK" wait 2
-	declines 1 'hazard 8' -- -n 1 "$SOCK" list
-	declines 1 'waiting for the memory' -- -L "$SOCK" list
+	declines 1 'no peer 7' -- -n 2 "$SOCK" ring 7 0
+	declines 1 'peer 0 has no vector 2, only 2' -- -n 2 "$SOCK" ring 0 2
+	declines 1 'more than 1 vectors, as -n says' -- -n 1 "$SOCK" list
+	declines 1 'each node 2 vectors, not 3, as -n says' -- -n 3 "$SOCK" list
+	try "$CLIENT" -n 2 "$SOCK" wait 2
+	is 'status of wait 2' "$STATUS" 1
+	has "$WORK/err" 'no vector 2, only 2'
 	stop
 }
 
-@test "a mistake in the command line is said, with status 2" {
-	declines 2 'give a socket and a command' --
-	declines 2 'give a socket and a command' -- "$SOCK"
-	declines 2 "unknown command 'lost'" -- "$SOCK" lost
-	declines 2 "'ring' needs 1 more" -- "$SOCK" ring 1
-	declines 2 "unexpected argument '3'" -- "$SOCK" ring 1 2 3
-	declines 2 "ID '-1'" -- "$SOCK" -- ring -1 0
+@test "a user who may not connect is told whose the socket is" {
+	need_root
+	start -f memory -g 0
+	chmod 755 "$DIR"
+	WRAPPED=(setpriv --reuid="$NOBODY" --regid="$NOBODY" --clear-groups)
+	try "${WRAPPED[@]}" "$CLIENT" "$SOCK" list
+	is status "$STATUS" 1
+	has "$WORK/err" 'Permission denied: your user must be in the group'
+	stop
+}
+
+@test "a refusal is told as one" {
+	plays -1n -1n -1n close
+	declines 1 'refused us; its log says why' -- "$SOCK" list
+	plays -1n -1n -1n close
+	declines 1 'refused us; its log says why' -- "$SOCK" run true
+	plays -1n -1n -1n close
+	declines 1 'refused us; its log says why' -- "$SOCK"
+	plays -1
+	declines 1 'refused us; its log says why' -- "$SOCK" list
+}
+
+@test "a server that runs out of descriptors refuses, and says why itself" {
+	need_tool prlimit
+	# shellcheck disable=SC2034 # what the server is run by
+	WRAP=(prlimit --nofile=40:40)
+	start -f memory -n 4
+	while client "peer$((++n))" -n 4 "$SOCK" watch && [ "$n" -lt 20 ]; do :; done || true
+	declines 1 'refused us' -- -n 4 "$SOCK" list
+	has "$LOG" 'a client is refused'
+	stop
+}
+
+@test "what breaks the protocol is named" {
+	plays close
+	declines 1 'the server closed the connection' -- "$SOCK" list
+	plays 0 3 close
+	declines 1 'the server closed the connection' -- "$SOCK" list
+	plays 1 3 -1m
+	declines 1 'version 1 of the protocol' -- "$SOCK" list
+	plays 0e
+	declines 1 "no ivshmem server: it began with 0 with a descriptor" -- "$SOCK" list
+	plays 0 3 3e
+	declines 1 'no ivshmem server: it began with 3 with a' -- "$SOCK" list
+	plays 0 65536
+	declines 1 'no ivshmem server: it began with 65536 without' -- "$SOCK" list
+	plays 0 3 -1n
+	declines 1 'what the server sent as memory is no file' -- "$SOCK" list
+	plays 0 3 -1m 70000e
+	declines 1 'a descriptor of 70000, which is no ID' -- "$SOCK" list
+	plays 0 3 -1m -1m
+	declines 1 'a descriptor of -1, which is no ID' -- "$SOCK" list
+	plays 0 3 -1m 3e 70000
+	declines 1 '70000 left, which cannot be' -- "$SOCK" list
+	plays 0 3 -1m 3e 3
+	declines 1 '3 left, which cannot be' -- "$SOCK" list
+}
+
+@test "a client that runs out of descriptors says what to raise" {
+	need_tool prlimit
+	start -f memory -n 60
+	try prlimit --nofile=40:40 "$CLIENT" "$SOCK" list
+	is status "$STATUS" 1
+	has "$WORK/err" "raise 'ulimit -n'"
+	# The limit of a shell is raised, as far as it may be.
+	try prlimit --nofile=40:100 "$CLIENT" -n 60 "$SOCK" list
+	is status "$STATUS" 0
+	stop
+}
+
+@test "a greeting that stops is given up" {
+	plays 0 3 -1m 4e
+	declines 1 'is not complete, and the server is silent' -- "$SOCK" list
+	plays 0 3 -1m 3e
+	declines 1 'the server is silent: is -n right?' -- -n 2 "$SOCK" list
+}
+
+@test "a greeting in pieces, with peers that leave in it, is understood" {
+	plays 0 wait 3 wait -1m wait 1e 1 2e 2e wait 2 9 5e wait 5e 3e wait 3e
+	is 'what it shows' "$("$CLIENT" "$SOCK" list)" $'id 3\nmemory 4096\nvectors 2\npeer 5 2'
+}
+
+@test "an ID may come again, as other servers have it" {
+	plays 0 3 -1m 1e 3e wait 1 1e 2e wait 2 wait
+	try "$CLIENT" "$SOCK" watch 2
+	is status "$STATUS" 0
+	is 'what it shows' "$(cat "$WORK/out")" \
+		$'id 3\nmemory 4096\nvectors 1\npeer 1 1\nleave 1\njoin 1\njoin 2\nleave 2'
+}
+
+@test "-v shows every message" {
+	plays 0 3 -1m 3e
+	try "$CLIENT" -v -n 1 "$SOCK" list
+	is 'messages' "$(cat "$WORK/err")" 'ivshmem_client: message 0
+ivshmem_client: message 3
+ivshmem_client: message -1 with a descriptor
+ivshmem_client: message 3 with a descriptor'
+}
+
+@test "a mistake in the command line is said in one line, with status 2" {
+	declines 2 "unknown command 'lost': give list" -- "$SOCK" lost
+	declines 2 "ring: give ID VECTOR" -- "$SOCK" ring
+	declines 2 "ring: give ID VECTOR" -- "$SOCK" ring 1
+	declines 2 "ring: give ID VECTOR" -- "$SOCK" ring 1 2 3
+	declines 2 "ring: give ID VECTOR" -- "$SOCK" ring all all
+	declines 2 "ring: ID '-1': give a whole number from 0 to 65535" -- "$SOCK" ring -1 0
+	declines 2 "ring: ID '65536'" -- "$SOCK" ring 65536 0
+	declines 2 "ring: VECTOR '0x1'" -- "$SOCK" ring 0 0x1
+	declines 2 "ring: VECTOR ' 1'" -- "$SOCK" ring 0 ' 1'
+	declines 2 "wait: give VECTOR" -- "$SOCK" wait
 	declines 2 "VECTOR 'x'" -- "$SOCK" wait x
+	declines 2 "unexpected argument '3'" -- "$SOCK" wait 1 2 3
 	declines 2 "SECONDS ''" -- "$SOCK" watch ''
+	declines 2 "SECONDS '99999999999999999999'" -- "$SOCK" watch 99999999999999999999
+	declines 2 "unexpected argument '-n'" -- "$SOCK" list -n 2
+	declines 2 "run: give a program" -- "$SOCK" run
+	declines 2 'give a path of 1 to 107 characters' -- "$(printf '%0108d' 0)" list
+	declines 2 'give a path of 1 to 107 characters' -- -S '' list
+	declines 1 'No such file' -- -S "$(printf '%0107d' 0)" list
 	declines 2 "-n/--vectors '2049'" -- -n 2049 "$SOCK" list
+	declines 2 "option '-n' needs a value" -- -n
+	declines 2 "option '--socket' needs a value" -- --socket
+	declines 2 "unknown option '-x'" -- -vx
+	declines 2 "unknown option '-x'" -- --verbose -xv
+	declines 2 "option '--no-such-option' is unknown" -- --no-such-option
+	declines 2 "option '--help=3' is unknown, ambiguous, or takes no value" -- --help=3
 	declines 2 help -- --no-such-option
+}
+
+@test "--help and --version go to standard output, or fail" {
 	try "$CLIENT" --help
 	is 'status of --help' "$STATUS" 0
 	has "$WORK/out" 'Usage: ivshmem_client'
+	try "$CLIENT" -V
+	is 'status of -V' "$STATUS" 0
+	is 'version' "$(cut -d ' ' -f 2 "$WORK/out")" "$("$SERVER" -V | cut -d ' ' -f 2)"
+	STATUS=0
+	"$CLIENT" --help >/dev/full 2>"$WORK/err" || STATUS=$?
+	is 'status of --help, the disk being full' "$STATUS" 1
+	start -f memory
+	STATUS=0
+	"$CLIENT" "$SOCK" list >/dev/full 2>"$WORK/err" || STATUS=$?
+	is 'status of list, the disk being full' "$STATUS" 1
+	has "$WORK/err" 'cannot write to standard output: No space left'
+	stop
+}
+
+@test "words from standard input: QEMU's client's, without a prompt" {
+	start -f memory -n 2
+	client waiting "$SOCK" wait 1
+	printf '\n  dump \nint 0 0\nhelp\n?\nint 0 all' >words
+	STATUS=0
+	"$CLIENT" -S "$SOCK" <words >"$WORK/out" 2>"$WORK/err" || STATUS=$?
+	is 'status' "$STATUS" 0
+	wait "$CLIENT_PID"
+	has "$WORK/waiting" 'vector 1 1'
+	sed -i 's/fd [0-9]*/fd N/' "$WORK/out"
+	is 'what dump shows' "$(head -n 6 "$WORK/out")" 'our_id: 1
+  vector 0 (fd N)
+  vector 1 (fd N)
+peer_id: 0
+  vector 0 (fd N)
+  vector 1 (fd N)'
+	is 'help, twice' "$(grep -c '^int ID VECTOR ' "$WORK/out")" 2
+	hasnt "$WORK/out" 'cmd>'
+	is 'errors' "$(cat "$WORK/err")" ''
+	stop
+}
+
+@test "a word that cannot be done does not end the others, but makes the status 1" {
+	start -f memory
+	client waiting "$SOCK" wait 0
+	printf 'int 7 0\nint 0 1\nint 0\nint 0 x\nlost\nquit now\nint 0 0\nquit\nint 9 9\n' >words
+	STATUS=0
+	"$CLIENT" "$SOCK" <words >"$WORK/out" 2>"$WORK/err" || STATUS=$?
+	is 'status' "$STATUS" 1
+	is 'errors' "$(cat "$WORK/err")" "ivshmem_client: there is no peer 7
+ivshmem_client: peer 0 has no vector 1, only 1 of them
+ivshmem_client: give ID VECTOR, ID all, or all
+ivshmem_client: VECTOR 'x': give a whole number from 0 to 2047
+ivshmem_client: 'lost': unknown; 'help' shows what there is
+ivshmem_client: 'quit': unknown; 'help' shows what there is"
+	wait "$CLIENT_PID"
+	has "$WORK/waiting" 'vector 0 1'
+	stop
+}
+
+@test "a dialog that is no person's shows what comes in, and fails with the server" {
+	start -f memory -n 2
+	mkfifo words
+	"$CLIENT" "$SOCK" <words >"$WORK/shown" 2>&1 3>&- &
+	CLIENT_PID=$!
+	PIDS+=("$CLIENT_PID")
+	exec 9>words
+	echo dump >&9
+	eventually grep -q our_id "$WORK/shown"
+	"$CLIENT" "$SOCK" ring 0 all
+	eventually grep -qx 'receive notification: vector=1 count=1' "$WORK/shown"
+	eventually grep -qx 'peer 1 left' "$WORK/shown"
+	stop
+	STATUS=0
+	wait "$CLIENT_PID" || STATUS=$?
+	exec 9>&-
+	is 'status' "$STATUS" 1
+	sed -i 's/fd [0-9]*/fd N/' "$WORK/shown"
+	is 'all of it, sorted' "$(tail -n +4 "$WORK/shown" | sort)" \
+		'ivshmem_client: the server closed the connection
+peer 1 joined
+peer 1 left
+receive notification: vector=0 count=1
+receive notification: vector=1 count=1'
+}
+
+@test "on a terminal there is a prompt, and the steps of a tutorial work" {
+	need_tool script
+	start -f memory -n 2
+	client waiting "$SOCK" wait 1
+	types "-v -S '$SOCK'" '' help dump 'int 0 1' quit
+	wait "$CLIENT_PID"
+	has "$WORK/terminal" 'cmd> ' "connected to $SOCK: our_id=1 memory=1048576 vectors=2" \
+		'int ID VECTOR' 'our_id: 1' 'peer_id: 0' 'message -1 with a descriptor'
+	stop
+}
+
+@test "on a terminal a server that is not there is waited for, and one that went" {
+	need_tool script
+	mkfifo keys
+	exec 9<>keys
+	timeout --kill-after=5 60 script -qec "'$CLIENT' '$SOCK'" /dev/null <keys >"$WORK/terminal" 3>&- 9>&- &
+	CLIENT_PID=$!
+	PIDS+=("$CLIENT_PID")
+	eventually grep -q 'cannot connect to .*trying to connect again' "$WORK/terminal"
+	echo dump >&9
+	eventually grep -q 'not connected to' "$WORK/terminal"
+	start -f memory -n 1
+	eventually grep -q 'our_id=0 .*vectors=1' "$WORK/terminal"
+	"$CLIENT" -n 1 "$SOCK" ring 0 0
+	eventually grep -q 'receive notification: vector=0 count=1' "$WORK/terminal"
+	stop
+	eventually grep -q 'the server closed the connection; trying' "$WORK/terminal"
+	start -f memory -n 3
+	eventually grep -q 'our_id=0 .*vectors=3' "$WORK/terminal"
+	echo quit >&9
+	STATUS=0
+	wait "$CLIENT_PID" || STATUS=$?
+	exec 9>&-
+	is 'status' "$STATUS" 0
+	stop
 }

@@ -68,7 +68,6 @@ in_container() { # SCRIPT
 	need_mounted_root
 	need_cgroups
 	make -C "$SOURCE_DIR" -s install DESTDIR="$root" PREFIX=/usr
-	install -m 755 "$SOURCE_DIR/build/tests/ivshmem_client" "$root/usr/bin"
 	mkdir -p "$root/etc/tm_ivshmem_server"
 	echo 'OPTIONS=-f /var/lib/tm_ivshmem_server/fam -m 2M -n 3' >"$root/etc/tm_ivshmem_server/fam.conf"
 	# A server built with sanitizers looks for leaks by ptrace, which the unit forbids.
