@@ -26,7 +26,8 @@ SBINDIR ?= $(PREFIX)/sbin
 MANDIR ?= $(PREFIX)/share/man
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 INSTALLED = $(SBINDIR)/tm_ivshmem_server $(MANDIR)/man8/tm_ivshmem_server.8 \
-	$(UNITDIR)/tm_ivshmem_server@.service $(BINDIR)/ivshmem_client
+	$(UNITDIR)/tm_ivshmem_server@.service $(BINDIR)/ivshmem_client \
+	$(MANDIR)/man1/ivshmem_client.1
 
 CFLAGS ?= -O2 -g
 WARNINGS = -Wall -Wextra -Wshadow -Wstrict-prototypes $(if $(WERROR),-Werror)
@@ -112,6 +113,7 @@ install: $(PROGRAMS)
 	install -D -m 755 tm_ivshmem_server $(DESTDIR)$(SBINDIR)/tm_ivshmem_server
 	install -D -m 644 tm_ivshmem_server.8 $(DESTDIR)$(MANDIR)/man8/tm_ivshmem_server.8
 	install -D -m 755 client/ivshmem_client $(DESTDIR)$(BINDIR)/ivshmem_client
+	install -D -m 644 client/ivshmem_client.1 $(DESTDIR)$(MANDIR)/man1/ivshmem_client.1
 	mkdir -p $(DESTDIR)$(UNITDIR)
 	sed 's,@SBINDIR@,$(SBINDIR),' tm_ivshmem_server.service \
 		>$(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.service
