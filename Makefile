@@ -27,7 +27,7 @@ MANDIR ?= $(PREFIX)/share/man
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 INSTALLED = $(SBINDIR)/tm_ivshmem_server $(MANDIR)/man8/tm_ivshmem_server.8 \
 	$(UNITDIR)/tm_ivshmem_server@.service $(BINDIR)/ivshmem_client \
-	$(MANDIR)/man1/ivshmem_client.1
+	$(MANDIR)/man1/ivshmem_client.1 $(MANDIR)/man7/ivshmem_protocol.7
 
 CFLAGS ?= -O2 -g
 WARNINGS = -Wall -Wextra -Wshadow -Wstrict-prototypes $(if $(WERROR),-Werror)
@@ -114,6 +114,7 @@ install: $(PROGRAMS)
 	install -D -m 644 tm_ivshmem_server.8 $(DESTDIR)$(MANDIR)/man8/tm_ivshmem_server.8
 	install -D -m 755 client/ivshmem_client $(DESTDIR)$(BINDIR)/ivshmem_client
 	install -D -m 644 client/ivshmem_client.1 $(DESTDIR)$(MANDIR)/man1/ivshmem_client.1
+	install -D -m 644 client/ivshmem_protocol.7 $(DESTDIR)$(MANDIR)/man7/ivshmem_protocol.7
 	mkdir -p $(DESTDIR)$(UNITDIR)
 	sed 's,@SBINDIR@,$(SBINDIR),' tm_ivshmem_server.service \
 		>$(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.service

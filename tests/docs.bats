@@ -117,6 +117,7 @@ documents_agree() { # LEAST-NUMBER-OF-OPTIONS
 	[ "$("$TEST_DIR/root/opt/fam/bin/ivshmem_client" --version)" = \
 		"ivshmem_client $("$SERVER" --version | cut -d ' ' -f 2)" ]
 	[ -s "$TEST_DIR/root/opt/fam/share/man/man1/ivshmem_client.1" ]
+	[ -s "$TEST_DIR/root/opt/fam/share/man/man7/ivshmem_protocol.7" ]
 	grep -q '^ExecStart=/opt/fam/sbin/tm_ivshmem_server ' \
 		"$TEST_DIR/root/opt/fam/lib/systemd/system/tm_ivshmem_server@.service"
 	make -C "$SOURCE_DIR" -s uninstall DESTDIR="$TEST_DIR/root" PREFIX=/opt/fam
