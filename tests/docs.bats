@@ -77,11 +77,13 @@ documents_agree() { # LEAST-NUMBER-OF-OPTIONS
 	for command in $commands; do
 		"$PROGRAM" --help | grep -q "^  $command "
 		grep -q "^\.It Cm $command\b" "$PAGE"
+		grep -q "^| \`$command\b" "$SOURCE_DIR/README.md"
 	done
 	for word in dump 'int ID VECTOR' 'int ID all' 'int all' help quit; do
 		"$PROGRAM" --help | tr '\n' ' ' | grep -q "${word}[,.]"
 		mandoc -T ascii "$PAGE" | col -b | sed -n '/^DIALOG/,/^[E]/p' | tr 'IDVECTOR' 'idvector' |
 			grep -q "^     $(tr 'IDVECTOR' 'idvector' <<<"$word")\b"
+		grep -q "^| none .*\`$word\`" "$SOURCE_DIR/README.md"
 	done
 	names=$(sed -nE 's/.*environment_set\("([A-Z_]+)".*/\1/p' "$CODE")
 	[ "$(wc -l <<<"$names")" -eq 6 ]

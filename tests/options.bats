@@ -425,11 +425,9 @@ connects() {
 
 @test "a group that cannot be looked up is no group that does not exist" {
 	need_strace
-	getent group kvm >/dev/null || groupadd -f -r kvm
-	WRAP=(strace -D -o /dev/null -e trace=openat -P /etc/group --inject=openat:error=EIO)
 	grep -q '^kvm:' /etc/group || skip "the group kvm is not in /etc/group"
+	WRAP=(strace -D -o /dev/null -e trace=openat -P /etc/group --inject=openat:error=EIO)
 	refused 'cannot look up the group kvm' 'Input/output error' -- -s "$SHM" -g kvm
 	serves 'cannot look up the group kvm' "only the server's own user" -- -s "$SHM"
-	WRAP=()
 	misuse 'there is no such group' -- -g no-such-group-at-all
 }

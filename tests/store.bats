@@ -777,7 +777,7 @@ failures() {
 
 @test "a flush that was not made is made again" {
 	need_strace
-	WRAP=(strace -D -f -o "$WORK/trace" -e trace=fdatasync,clone -e inject=clone:error=EAGAIN:when=1)
+	WRAP=(strace -D -f -o "$WORK/trace" -e "trace=fdatasync,clone" -e inject=clone:error=EAGAIN:when=1)
 	start -f store
 	greeting "$SOCK" >/dev/null
 	eventually grep -q 'fdatasync(.* = 0' "$WORK/trace"
