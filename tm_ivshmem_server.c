@@ -26,6 +26,7 @@
 #include "send_scm.h"
 
 #include <assert.h>
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -371,7 +372,7 @@ static unsigned int number_parse(int letter, unsigned int min, unsigned int max)
 	return (unsigned int)number;
 }
 
-/* A size in bytes: digits and one optional unit, MiB without. */
+/* A size in bytes: digits and one optional unit, large or small; MiB without. */
 static uint64_t size_parse(void)
 {
 	static const char units[] = "KMGT";
@@ -381,7 +382,7 @@ static uint64_t size_parse(void)
 	int shift;
 
 	if (!digits_parse(optarg, &number, &end) ||
-	    (*end && (!(unit = strchr(units, *end)) || end[1])))
+	    (*end && (!(unit = strchr(units, toupper((unsigned char)*end))) || end[1])))
 		usage("%s " VALUE
 		      ": give digits and at most one of K, M, G and T; plain numbers are MiB",
 		      option_name('m'), optarg);

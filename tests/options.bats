@@ -68,7 +68,7 @@ setup_more() {
 
 @test "sizes that are none" {
 	local size
-	for size in K 1.5G -1 +1 ' 1' '1 ' 0x10 1k 1m 1KB 1KiB 1KK 1M1 M1 1P one 1e3 1,0 '1 M' ٣; do
+	for size in K 1.5G -1 +1 ' 1' '1 ' 0x10 1kb 1KB 1KiB 1KK 1km 1M1 M1 1P 1p one 1e3 1,0 '1 M' ٣; do
 		misuse "-m/--size '$size'" 'K, M, G' -- -m "$size"
 		misuse "-m/--size '$size'" 'K, M, G' -- --size="$size"
 	done
@@ -303,6 +303,10 @@ setup_more() {
 		1024K 1048576
 		1 1048576
 		1M 1048576
+		4k 4096
+		4m 4194304
+		4g 4294967296
+		1t 1099511627776
 		01 1048576
 		512 536870912
 		1024 1073741824
