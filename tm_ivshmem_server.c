@@ -2,11 +2,11 @@
 /*
  * tm_ivshmem_server: fabric-attached memory for QEMU nodes
  *
- * Theory of operation. The server owns one object of shared memory, a regular file or a POSIX
- * shared memory object, and one listening socket. Every QEMU process with an ivshmem device that
- * connects there becomes a peer: it gets an ID, the descriptor of the memory, the eventfds of all
- * other peers and its own; the others get its eventfds, and later word that it left. Data and
- * doorbells then flow between the nodes directly, the server sees neither.
+ * Theory of operation. The server owns one object of shared memory, a regular file, a POSIX shared
+ * memory object or memory without a name, and one listening socket. Every QEMU process with an
+ * ivshmem device that connects there becomes a peer: it gets an ID, the descriptor of the memory,
+ * the eventfds of all other peers and its own; the others get its eventfds, and later word that it
+ * left. Data and doorbells then flow between the nodes directly, the server sees neither.
  *
  * Nothing is queued for anybody. Peers stand in the order in which they joined, departures in the
  * order in which they left; a peer has a place in both, and what it is to be told next follows from
@@ -96,10 +96,12 @@
 #define GREETING_MS     1000  /* that greetings under way get when the server ends */
 
 struct options {
-	const char *object;  /* absolute path of the backing store */
+	const char *object;  /* absolute path of the backing store, or words for an unnamed one */
+	const char *folder;  /* absolute: where an unnamed one has its file; NULL: it has none */
 	const char *socket;  /* absolute */
 	const char *pidfile; /* absolute; NULL: none */
-	bool shm;            /* the object is one of POSIX shared memory: it does not persist */
+	bool shm;            /* the object is no file that persists */
+	bool anonymous;      /* it has no name, either: nobody else can open it */
 	bool daemonize, truncate, allocate, legacy, verbose;
 	bool sized;        /* -m was given */
 	const char *group; /* name or number; NULL: the default, if there is one */
@@ -295,6 +297,8 @@ static const char help_text[] =
 	"  -d, --daemonize      go to the background once everything is ready\n"
 	"  -f, --file PATH      regular file as backing store: it persists\n"
 	"  -s, --shm NAME       POSIX shared memory object instead (default " DEFAULT_SHM ")\n"
+	"  -A, --anonymous[=DIR]  memory without a name, which goes with its last user and which\n"
+	"                       nobody can cut; with DIR, an unnamed file there\n"
 	"  -m, --size N[K|M|G|T]  size, a power of two; plain numbers are MiB (default 1M for\n"
 	"                       a new object; an existing one keeps its size)\n"
 	"  -t, --truncate       resize an existing object to -m exactly\n"
@@ -313,16 +317,25 @@ static const char help_text[] =
 	"TERM, INT and QUIT end the server; the memory object stays. HUP restarts it in place,\n"
 	"for upgrades under live nodes. USR1 logs a table of the nodes.\n";
 
-static const char short_options[] = ":df:s:m:tan:p:g:Li:y:vVh";
+static const char short_options[] = ":df:s:A::m:tan:p:g:Li:y:vVh";
 static const struct option long_options[] = {
-	{"daemonize", no_argument, NULL, 'd'},     {"file", required_argument, NULL, 'f'},
-	{"shm", required_argument, NULL, 's'},     {"size", required_argument, NULL, 'm'},
-	{"truncate", no_argument, NULL, 't'},      {"allocate", no_argument, NULL, 'a'},
-	{"vectors", required_argument, NULL, 'n'}, {"socket", required_argument, NULL, 'p'},
-	{"group", required_argument, NULL, 'g'},   {"legacy", no_argument, NULL, 'L'},
-	{"pidfile", required_argument, NULL, 'i'}, {"sync", required_argument, NULL, 'y'},
-	{"verbose", no_argument, NULL, 'v'},       {"version", no_argument, NULL, 'V'},
-	{"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0},
+	{"daemonize", no_argument, NULL, 'd'},
+	{"file", required_argument, NULL, 'f'},
+	{"shm", required_argument, NULL, 's'},
+	{"anonymous", optional_argument, NULL, 'A'},
+	{"size", required_argument, NULL, 'm'},
+	{"truncate", no_argument, NULL, 't'},
+	{"allocate", no_argument, NULL, 'a'},
+	{"vectors", required_argument, NULL, 'n'},
+	{"socket", required_argument, NULL, 'p'},
+	{"group", required_argument, NULL, 'g'},
+	{"legacy", no_argument, NULL, 'L'},
+	{"pidfile", required_argument, NULL, 'i'},
+	{"sync", required_argument, NULL, 'y'},
+	{"verbose", no_argument, NULL, 'v'},
+	{"version", no_argument, NULL, 'V'},
+	{"help", no_argument, NULL, 'h'},
+	{NULL, 0, NULL, 0},
 };
 
 /* Writes to stdout and ends the program: successfully, if all of it could be written. */
@@ -454,6 +467,18 @@ static const char *shm_parse(void)
 	return path;
 }
 
+/* What a backing store without a name is called: it is in a folder, or in none. */
+static const char *anonymous_text(const char *folder)
+{
+	char *text;
+
+	if (!folder)
+		return "anonymous memory";
+	if (asprintf(&text, "an unnamed file in %s", folder) < 0)
+		usage("%s " VALUE ": %s", option_name('A'), folder, strerror(errno));
+	return text;
+}
+
 /*
  * Finds the group of -g, a name or number, or the default. Without -g, or where nobody knows, only
  * our own user may connect.
@@ -532,15 +557,24 @@ static void options_check(const struct options *o, const char *file, const char 
 	if (file && shm)
 		usage("%s " VALUE " and %s " VALUE " exclude each other: give one backing store",
 		      "-f/--file", file, "-s/--shm", shm);
+	if (o->anonymous && (file || shm))
+		usage("%s and %s " VALUE " exclude each other: give one backing store",
+		      "-A/--anonymous", option_name(file ? 'f' : 's'), file ? file : shm);
+	if (o->anonymous && o->truncate)
+		usage("%s and %s exclude each other: memory without a name is always new",
+		      "-A/--anonymous", "-t/--truncate");
 	if (o->truncate && !o->sized)
 		usage("%s needs %s: say which size", "-t/--truncate", "-m/--size");
 	if (o->sized && o->size == 0 && !o->legacy)
 		usage("%s " VALUE
 		      ": give a size; only the original stream, -L, can do without memory",
 		      option_name('m'), size);
-	if (o->sized && o->size == 0 && (o->truncate || o->allocate))
-		usage("%s: there is no memory with %s %s",
-		      o->truncate ? "-t/--truncate" : "-a/--allocate", "-m/--size", size);
+	if (o->sized && o->size == 0 && (o->truncate || o->allocate || o->anonymous))
+		usage("%s: there is no memory with -m/--size %s",
+		      option_name(o->truncate   ? 't'
+				  : o->allocate ? 'a'
+						: 'A'),
+		      size);
 	if (o->sized && o->size > 0 && !size_fits(o, o->size, &why))
 		usage("%s " VALUE ": %s", option_name('m'), size, why);
 	if (o->pidfile && !strcmp(o->pidfile, o->object))
@@ -578,6 +612,11 @@ static void options_parse(struct options *o, int argc, char **argv)
 			o->object = shm_parse();
 			o->shm = true;
 			break;
+		case 'A':
+			o->folder = optarg ? path_parse('A', &argv[optind - 1]) : NULL;
+			o->object = anonymous_text(o->folder);
+			o->shm = o->anonymous = true;
+			break;
 		case 'm':
 			size = optarg;
 			o->size = size_parse();
@@ -604,6 +643,10 @@ static void options_parse(struct options *o, int argc, char **argv)
 			usage("unknown option '-%c'", optopt);
 		}
 	}
+	if (optind < argc && o->anonymous && !o->folder)
+		usage("unexpected argument " VALUE
+		      ": %s takes a folder without a space, as in -A/tmp",
+		      argv[optind], option_name('A'));
 	if (optind < argc)
 		usage("unexpected argument " VALUE, argv[optind]);
 	options_check(o, file, shm, size);
@@ -909,6 +952,53 @@ static bool store_claim(struct server *s, struct examination *e)
 	return true;
 }
 
+/*
+ * Opens a new file without a name: one that has lost its name, where the file system makes no
+ * other. Returns it, or -1 with errno.
+ */
+static int unnamed_open(const char *folder)
+{
+	int fd = open(folder, O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+	char *path;
+
+	if (fd >= 0 || errno != EOPNOTSUPP || asprintf(&path, "%s/ivshmem.XXXXXX", folder) < 0)
+		return fd;
+	fd = mkostemp(path, O_CLOEXEC);
+	if (fd >= 0 && unlink(path) < 0) {
+		close(fd);
+		fd = -1;
+	}
+	free(path);
+	return fd;
+}
+
+/* Makes memory without a name. There is no lock, since nobody else can open it. */
+static bool store_make(struct server *s, struct examination *e)
+{
+	struct ledger *l = s->ledger;
+	const char *name = s->opt.object;
+
+	l->store = s->opt.folder ? unnamed_open(s->opt.folder)
+				 : memfd_create("ivshmem", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (l->store < 0)
+		return fail("cannot create %s", name);
+	if (fstat(l->store, &e->st) < 0 || fstatfs(l->store, &e->fs) < 0)
+		return fail("cannot examine %s", name);
+	l->object_dev = e->st.st_dev;
+	l->object_ino = e->st.st_ino;
+	return true;
+}
+
+/* Sees to it that no node can cut the memory under the others; a file's cannot be kept from that.
+ */
+static bool store_seal(const struct server *s)
+{
+	if (!s->opt.anonymous || s->opt.folder ||
+	    fcntl(s->ledger->store, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
+		return true;
+	return fail("cannot seal %s", s->opt.object);
+}
+
 /* Warns of an object that others can cut, which kills all nodes that touch what is gone. */
 static void store_warn_foreign(const struct server *s, const struct examination *e)
 {
@@ -917,7 +1007,7 @@ static void store_warn_foreign(const struct server *s, const struct examination 
 	bool open = st->st_mode & S_IWOTH ||
 		    (st->st_mode & S_IWGRP && st->st_gid != s->ledger->group && st->st_gid != 0);
 
-	if (!s->object_created && (foreign || open))
+	if (!s->object_created && !s->opt.anonymous && (foreign || open))
 		say("warning: %s belongs to uid %u, gid %u and has mode %04o: others can cut it, "
 		    "which kills the nodes; chown %u and chmod 0600 make it the server's own",
 		    s->opt.object, st->st_uid, st->st_gid, st->st_mode & 07777, geteuid());
@@ -1041,7 +1131,7 @@ static bool store_map_try(const struct server *s, const struct examination *e)
 	return true;
 }
 
-/* Opens or creates the object and enlarges it; store_leave undoes what a failed start has done. */
+/* Opens or creates the object and sizes it; store_leave undoes what a failed start has done. */
 static bool store_open(struct server *s)
 {
 	const struct ledger *l = s->ledger;
@@ -1049,7 +1139,8 @@ static bool store_open(struct server *s)
 
 	if (s->opt.sized && s->opt.size == 0)
 		return true;
-	if (!store_claim(s, &e) || !store_size_choose(s) || !store_size_check(s, &e))
+	if (!(s->opt.anonymous ? store_make : store_claim)(s, &e) || !store_size_choose(s) ||
+	    !store_size_check(s, &e))
 		return false;
 	if (l->size > s->object_found && ftruncate(l->store, (off_t)l->size) < 0)
 		return fail("cannot give %s a size of %s", s->opt.object, SIZE(l->size));
@@ -1058,7 +1149,7 @@ static bool store_open(struct server *s)
 	if (!s->opt.allocate)
 		store_warn_sparse(s, &e);
 	store_warn_foreign(s, &e);
-	return !s->object_created || group_admit(s, l->store, s->opt.object);
+	return store_seal(s) && (!s->object_created || group_admit(s, l->store, s->opt.object));
 }
 
 /* Shrinks the object, as the last step of a start: the only one that cannot be undone. */
@@ -1945,7 +2036,7 @@ static void peers_list(const struct server *s)
 	}
 	say("%zu nodes connected, %" PRIu64 " joined so far, %zu messages waiting", s->count,
 	    s->ledger->joins, waiting);
-	if (store_has_size(s) && s->ledger->store >= 0 &&
+	if (store_has_size(s) && s->ledger->store >= 0 && !s->opt.anonymous &&
 	    !file_stands_at(s->ledger->store, s->opt.object))
 		fail("what the nodes share does not stand at %s any more", s->opt.object);
 }
@@ -2202,7 +2293,8 @@ static void server_stop(struct server *s, const char *why)
 	if (s->ledger->store < 0)
 		say("%s: ending", why);
 	else
-		say("%s: ending, %s stays", why, s->opt.object);
+		say("%s: ending, %s %s", why, s->opt.object,
+		    s->opt.anonymous ? "goes with its last user" : "stays");
 	supervisor_notify(s, "STOPPING=1");
 	socket_remove(s);
 	s->stop_at = now_ms() + GREETING_MS;

@@ -15,7 +15,8 @@ options_of_help() {
 }
 
 options_of_manual() {
-	sed -nE 's/^\.It Fl ([A-Za-z]) (Ar [a-z]+ )?, Fl Fl ([a-z]+).*/-\1 --\3/p' "$PAGE" | sort
+	sed -nE 's/^\.It Fl ([A-Za-z]) ((Ns Oo )?Ar [a-z]+ (Oc )?)?, Fl Fl ([a-z]+).*/-\1 --\5/p' \
+		"$PAGE" | sort
 }
 
 options_of_readme() {

@@ -252,6 +252,8 @@ static const struct start starts[] = {
 	 false},
 	{"new file", prepare_nothing, "-f memory -i pidfile", false},
 	{"shared memory", prepare_nothing, "-s SHM -m 2M -a -g GROUP", false},
+	{"anonymous memory", prepare_nothing, "-A -m 2M -a", false},
+	{"unnamed file", prepare_nothing, "--anonymous=. -i pidfile", false},
 	{"shrinking", prepare_large, "-f memory -m 1M -t", false},
 	{"in the background", prepare_small, "-f memory -m 2M -t -i pidfile -d", true},
 };

@@ -143,6 +143,14 @@ setup_more() {
 	misuse -a/--allocate -m/--size -- -L --allocate -m 0
 	misuse -y/--sync -f/--file -- -y 5
 	misuse -y/--sync -f/--file -- -s "$SHM" --sync=5
+	misuse -y/--sync -f/--file -- -A -y 5
+	misuse -A/--anonymous -f/--file "'store'" -- -A -f store
+	misuse -A/--anonymous -s/--shm "'$SHM'" -- -s "$SHM" --anonymous=.
+	misuse -A/--anonymous -t/--truncate 'always new' -- -A -t -m 4M
+	misuse -A/--anonymous -t/--truncate -- --truncate --anonymous -m 4M
+	misuse -A/--anonymous -m/--size -- -L -A -m 0
+	misuse "'/dev/shm'" '-A/--anonymous takes a folder without a space' -- -A /dev/shm
+	misuse "-A/--anonymous ''" -- --anonymous=
 	misuse "-i/--pidfile '$DIR/both'" -- -f both -i both
 	misuse "-i/--pidfile '/dev/shm/$SHM'" -- -s "$SHM" -i "/dev/shm/$SHM"
 }
@@ -190,6 +198,7 @@ setup_more() {
 	misuse "-f/--file 'store'" "'/'" "No such file" -- -f store
 	misuse "-p/--socket 'sock'" "'/'" -- -p sock
 	misuse "-i/--pidfile 'pid'" "'/'" -- -i pid
+	misuse "-A/--anonymous 'folder'" "'/'" -- -Afolder
 	serves -- -f "$DIR/store"
 }
 
@@ -240,13 +249,15 @@ setup_more() {
 @test "--help lists exactly the options that the parser takes" {
 	local letter name takes listed taken
 	listed=$("$SERVER" --help |
-		sed -n -E 's/^  -(.), --([a-z]+)( [A-Z].*)?  .*/\1 \2/p' | sort)
+		sed -n -E 's/^  -(.), --([a-z]+)(\[=[A-Z]+\]| [A-Z].*)?  .*/\1 \2/p' | sort)
 	taken=$(cut -d' ' -f1,2 <<<"$OPTIONS")
 	is 'options in --help' "$listed" "$taken"
 	# Those with a value show what it is.
 	while read -r letter name takes; do
 		if [ "$takes" = required ]; then
 			"$SERVER" --help | grep -qE "^  -$letter, --$name [A-Z]"
+		elif [ "$takes" = optional ]; then
+			"$SERVER" --help | grep -qE "^  -$letter, --$name\[=[A-Z]+\]  "
 		else
 			"$SERVER" --help | grep -qE "^  -$letter, --$name  "
 		fi

@@ -10,6 +10,7 @@
 #include "tests/lib/deadline.h"
 #include "tests/lib/node.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -702,6 +703,75 @@ static void shm_object(void **state)
 	nodes_check_bells(nodes, 2);
 }
 
+/* Opens what a process has open as the shared memory without a name, as it could itself. */
+static int anonymous_open(pid_t pid)
+{
+	char path[64], link[64];
+	int fd = -1;
+
+	for (int i = 3; i < 256 && fd < 0; i++) {
+		ssize_t n;
+
+		snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)pid, i);
+		n = readlink(path, link, sizeof(link) - 1);
+		link[n < 0 ? 0 : n] = '\0';
+		if (strstr(link, "memfd:ivshmem"))
+			fd = open(path, O_RDWR | O_CLOEXEC);
+	}
+	assert_true(fd >= 0);
+	return fd;
+}
+
+/* No process can cut the memory that it has open, nor let others do less with it. */
+static void anonymous_check(int fd, off_t size)
+{
+	for (off_t other = 0; other <= 2 * size; other += size / 2)
+		if (other != size) {
+			assert_int_equal(ftruncate(fd, other), -1);
+			assert_int_equal(errno, EPERM);
+		}
+	assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE), -1);
+	assert_int_equal(errno, EPERM);
+}
+
+/* Memory without a name: all nodes share it, and none can cut it by the descriptor that it has. */
+static void anonymous_memory(void **state)
+{
+	struct node *nodes[3];
+
+	(void)state;
+	SERVE("-A", "-m", "2m", "-n", "2");
+	nodes_up(nodes, 2, 2);
+	assert_int_equal(nodes[0]->size, 2 << 20);
+	for (size_t i = 0; i < 2; i++) {
+		int fd = anonymous_open(nodes[i]->pid);
+
+		anonymous_check(fd, 2 << 20);
+		close(fd);
+	}
+	nodes_check_memory(nodes, 2, 12);
+	server_signal(&server, SIGHUP);
+	assert_true(server_log_wait(&server, "restarted in place", PATIENCE));
+	nodes[2] = node_up(2);
+	nodes_check_memory(nodes, 3, 13);
+	object_check(anonymous_open(nodes[0]->pid), 2 << 20, 3, 13);
+	nodes_check_bells(nodes, 3);
+}
+
+/* A file without a name: the nodes share it, and keep it when the server has gone. */
+static void unnamed_file(void **state)
+{
+	struct node *nodes[2];
+
+	(void)state;
+	SERVE("--anonymous=.", "-n", "2");
+	nodes_up(nodes, 2, 2);
+	nodes_check_memory(nodes, 2, 14);
+	nodes_check_bells(nodes, 2);
+	assert_int_equal(server_stop(&server), 0);
+	nodes_check_memory(nodes, 2, 15);
+}
+
 static void size_check(uint64_t size)
 {
 	struct node *nodes[2];
@@ -779,6 +849,8 @@ int main(void)
 		node_test(other_numbers_of_vectors),
 		node_test(no_vectors),
 		node_test(shm_object),
+		node_test(anonymous_memory),
+		node_test(unnamed_file),
 		node_test(sizes),
 		node_test(legacy_stream_is_refused),
 	};

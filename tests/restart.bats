@@ -19,6 +19,38 @@ load lib/restart
 	stop
 }
 
+@test "memory without a name is kept: nodes of before and after share it" {
+	local option
+	mkdir folder
+	for option in --anonymous --anonymous=folder; do
+		start "$option"
+		peer
+		greeting "$SOCK" 4 "what the first has written" >/dev/null
+		restart
+		greeting "$SOCK" 4 >"$WORK/greeting"
+		has "$WORK/greeting" '-1 fd 1048576'
+		is "bytes that are written" "$(tr -d '\0' <"$(memory_of "$PEER_PID")" | wc -c)" 26
+		peer
+		is "the memory of a node that came later" "$(stat -L -c %d:%i "$(memory_of "$PEER_PID")")" \
+			"$(stat -L -c %d:%i "$(memory_of "$PID")")"
+		is "the same" "$(tr -d '\0' <"$(memory_of "$PEER_PID")")" "what the first has written"
+		stop
+	done
+}
+
+# The descriptor of memory without a name that a process has.
+memory_of() { # PID
+	local fd
+	for fd in "/proc/$1/fd"/*; do
+		case $(readlink "$fd") in
+		*memfd:ivshmem* | "$DIR/folder/"*)
+			echo "$fd"
+			return
+			;;
+		esac
+	done
+}
+
 # Builds the server from this source, changed by a line of Perl.
 build() { # CODE [MAKE ARGUMENT...]
 	need_tool make

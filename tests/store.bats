@@ -206,6 +206,129 @@ small_ext4() { # SIZE [PERCENT THAT ONLY ROOT MAY USE]
 	refused 'ledger' 'File too large' -- -f store -m 64K
 }
 
+# --- memory without a name
+
+# What the server has open that is called so.
+unnamed() { # TEXT
+	local fd
+	for fd in "/proc/$PID/fd"/*; do
+		[[ $(readlink "$fd") != *"$1"* ]] || echo "$fd"
+	done
+}
+
+# Cuts the memory as a node would, by the descriptor that it got; says what came of it.
+# shellcheck disable=SC2016
+cut_by_a_node() { # CALL...
+	perl -e '
+		use Socket;
+		require "sys/syscall.ph";
+		socket(my $s, PF_UNIX, SOCK_STREAM, 0) or die "socket: $!";
+		connect($s, pack_sockaddr_un(shift)) or die "connect: $!";
+		my $memory;
+		for (1 .. 3) { # version, ID, memory
+			my ($data, $control) = (pack("q", 0), pack("x24"));
+			my $message = pack("Q L x4 P Q P Q L x4", 0, 0, pack("P Q", $data, 8), 1, $control, 24, 0);
+			syscall(&SYS_recvmsg, fileno($s), $message, 0) == 8 or die "recvmsg: $!";
+			$memory = unpack "x16 l", $control;
+		}
+		open(my $file, "+<&=", $memory) or die "fdopen: $!";
+		my $size = (stat $file)[7];
+		for (0, $size / 2, $size * 2) {
+			print "$_: ", (truncate($file, $_) ? "done" : $!), "\n";
+		}
+		fcntl($file, 1033, 8) and print "sealed against writing\n" or print "seal: $!\n";
+		print "size: ", (stat $file)[7], "\n"' "$SOCK" 3>&-
+}
+
+@test "-A: memory that has no name, and goes with its last user" {
+	local memory
+	start -A
+	has "$LOG" 'serving anonymous memory, size 1M, vectors 1'
+	memory=$(unnamed memfd:ivshmem)
+	is 'descriptors of it' "$(wc -l <<<"$memory")" 1
+	is 'descriptors of other memory' "$(unnamed /dev/shm)" ''
+	peer
+	eventually grep -q '^-1 fd 1048576' "$HEARD"
+	kill -USR1 "$PID"
+	eventually grep -q '1 nodes connected' "$LOG"
+	stop
+	has "$LOG" 'ending, anonymous memory goes with its last user'
+	hasnt "$LOG" warning 'does not stand'
+	is 'what is here' "$(ls)" ''
+	# The node has it still.
+	PID=$PEER_PID
+	[ -n "$(unnamed memfd:ivshmem)" ]
+	serves 'size 4M' -- --anonymous -m 4m
+	MESSAGES=3 serves 'size 12K' -- -A -L -m 12K
+}
+
+@test "-A: no node can cut the memory, enlarge it, or seal it against the others" {
+	start -A -m 2M
+	cut_by_a_node >"$WORK/cut"
+	is 'what came of it' "$(cat "$WORK/cut")" "$(printf '%s\n' '0: Operation not permitted' \
+		'1048576: Operation not permitted' '4194304: Operation not permitted' \
+		'seal: Operation not permitted' 'size: 2097152')"
+	stop
+	# A file cannot be kept from that, wherever it is: so the sealing is what the test sees.
+	start -f store -m 2M
+	cut_by_a_node >"$WORK/cut"
+	has "$WORK/cut" '0: done'
+	stop
+}
+
+@test "-A=DIR: a file there that has no name" {
+	local memory
+	mkdir folder
+	start --anonymous=folder -m 2M
+	has "$LOG" "serving an unnamed file in $DIR/folder, size 2M"
+	memory=$(unnamed "$DIR/folder/")
+	is 'descriptors of it' "$(wc -l <<<"$memory")" 1
+	is 'its links, size and mode' "$(stat -L -c '%h %s %a' "$memory")" '0 2097152 600'
+	is 'what is there' "$(ls -A folder)" ''
+	peer
+	eventually grep -q '^-1 fd 2097152' "$HEARD"
+	stop
+	is 'what is there' "$(ls -A folder)" ''
+	serves "an unnamed file in $DIR/folder, size 1M" -- -Afolder
+	serves "an unnamed file in $DIR/., size 1M" -- -A -A.
+	refused "an unnamed file in $DIR/missing" 'No such file' -- --anonymous=missing
+	: >file
+	refused "an unnamed file in $DIR/file" 'Not a directory' -- --anonymous=file
+	: >taken
+	refused "$DIR/taken" -- -A -p taken
+	refused "$DIR/taken" -- --anonymous=folder -p taken
+}
+
+@test "-A=DIR where the file system makes no file without a name: created and removed" {
+	need_strace
+	local memory
+	mkdir folder
+	WRAP=(strace -D -f -o "$WORK/trace" -P "$DIR/folder" -e trace=openat
+		--inject=openat:error=EOPNOTSUPP:when=1)
+	start -Afolder
+	has "$WORK/trace" O_TMPFILE EOPNOTSUPP
+	memory=$(unnamed "$DIR/folder/ivshmem.")
+	is 'links and mode of it' "$(stat -L -c '%h %a' "$memory")" '0 600'
+	is 'what is there' "$(ls -A folder)" ''
+	greeting "$SOCK" | grep -q '^-1 fd 1048576'
+	stop
+}
+
+@test "-A -a reserves every block, and a file system that is too small refuses" {
+	start -A -am 8
+	is 'blocks of it' "$(($(stat -L -c '%b * %B' "$(unnamed memfd:ivshmem)")))" 8388608
+	stop
+	start -A -m 8
+	is 'blocks of it' "$(stat -L -c %b "$(unnamed memfd:ivshmem)")" 0
+	stop
+	small_tmpfs 2M
+	refused "an unnamed file in $DIR/small" 4M 2M -- -Asmall -m 4M
+	head -c 1536K /dev/zero >small/filler
+	refused "an unnamed file in $DIR/small" 'No space left on device' -- -Asmall -a -m 1M
+	serves 'size 1M' warning 'an unnamed file' -- -Asmall -m 1M
+	is 'what is there' "$(ls -A small)" filler
+}
+
 # --- what can be an object
 
 @test "what is no regular file is refused and left alone" {
@@ -550,6 +673,10 @@ huge_pages_return() {
 	}
 	serves 'size 2M' -- -f huge/all -m 2M -a
 	MESSAGES=3 serves 'size 6M' -- -L -f huge/store -t -m 6M
+	rm huge/*
+	refused 'an unnamed file' 1M 2M -m -- -Ahuge
+	serves 'size 4M' 'an unnamed file' -- -Ahuge -m 4M
+	is 'what is there' "$(ls -A huge)" ''
 }
 
 # --- one server for each object
