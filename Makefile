@@ -11,6 +11,7 @@
 #   make bench       what a message costs; CASES='200x4:once ...', PEER='another server' (--help)
 #   make releases    try what README.md says first on bare systems of RELEASES='bookworm trixie forky'
 #   make install     install programs, manual pages and systemd unit below PREFIX (as root)
+#   make install-ivshmem-server  the same, and a link by the name of QEMU's server
 #   make uninstall   remove these again
 #   make dist        the source of this commit as tm_ivshmem_server-VERSION.tar.gz
 #   make clean       remove what was built
@@ -120,8 +121,21 @@ install: $(PROGRAMS)
 		>$(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.service
 	chmod 644 $(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.service
 
+# In bin, where the packages of QEMU's server have it, and so the PATH of those who type its name.
+QEMU_LINK = $(DESTDIR)$(BINDIR)/ivshmem-server
+QEMU_PAGE = $(DESTDIR)$(MANDIR)/man8/ivshmem-server.8
+QEMU_LINK_IS_OURS = readlink $(QEMU_LINK) | grep -q 'tm_ivshmem_server$$'
+
+install-ivshmem-server: install
+	@[ ! -e $(QEMU_LINK) ] || $(QEMU_LINK_IS_OURS) || \
+		{ echo '$(QEMU_LINK) is another program: remove it first' >&2; exit 1; }
+	mkdir -p $(DESTDIR)$(BINDIR)
+	ln -sfr $(DESTDIR)$(SBINDIR)/tm_ivshmem_server $(QEMU_LINK)
+	echo '.so man8/tm_ivshmem_server.8' >$(QEMU_PAGE)
+
 uninstall:
 	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
+	! $(QEMU_LINK_IS_OURS) || rm -f $(QEMU_LINK) $(QEMU_PAGE)
 
 dist:
 	git archive --prefix=tm_ivshmem_server-$(VERSION)/ -o tm_ivshmem_server-$(VERSION).tar.gz HEAD
@@ -131,7 +145,7 @@ clean:
 
 FORCE:
 .PHONY: all run deps check faults soak lint coverage releases bench install \
-	uninstall dist clean FORCE
+	install-ivshmem-server uninstall dist clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 

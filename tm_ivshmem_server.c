@@ -74,6 +74,9 @@
 #define DEFAULT_SHM      "ivshmem"
 #define DEFAULT_GROUP    "kvm"
 #define DEFAULT_SIZE     (UINT64_C(1) << 20)
+#define QEMU_NAME        "ivshmem-server" /* under this one we take the options of QEMU's server */
+#define QEMU_SIZE        (UINT64_C(4) << 20)
+#define QEMU_PIDFILE     "/var/run/ivshmem-server.pid"
 #define VECTORS_MAX      2048  /* what MSI-X has */
 #define SYNC_MAX         86400 /* seconds: a day */
 #define IDS              65536 /* the device's register has 16 bits for it */
@@ -103,9 +106,11 @@ struct options {
 	bool shm;            /* the object is no file that persists */
 	bool anonymous;      /* it has no name, either: nobody else can open it */
 	bool daemonize, truncate, allocate, legacy, verbose;
-	bool sized;        /* -m was given */
-	const char *group; /* name or number; NULL: the default, if there is one */
-	uint64_t size;     /* bytes */
+	bool sized;            /* -m was given */
+	bool grow;             /* an object smaller than that is enlarged */
+	bool pidfile_optional; /* nobody asked for it: goes on without, where it fails */
+	const char *group;     /* name or number; NULL: the default, if there is one */
+	uint64_t size;         /* bytes */
 	unsigned int vectors;
 	unsigned int sync; /* seconds; 0: never */
 };
@@ -262,7 +267,7 @@ __attribute__((format(printf, 3, 4))) static bool log_line(int level, int error,
 	do {                                                         \
 		complain(format " (see '%s --help')", ##__VA_ARGS__, \
 			 program_invocation_short_name);             \
-		exit(2);                                             \
+		exit(as_qemu() ? EXIT_FAILURE : 2);                  \
 	} while (0)
 
 /* What a function says in words, for a line of the log. */
@@ -288,6 +293,27 @@ static struct text size_text(uint64_t bytes)
 /*
  * Options
  */
+
+/* Whether we were started by the name of QEMU's server. */
+static bool as_qemu(void)
+{
+	return !strcmp(program_invocation_short_name, QEMU_NAME);
+}
+
+/* The letter to type for an option of ours: by QEMU's name, its own. */
+static int typed(int letter)
+{
+	static const char ours[] = "Asmpi", qemu[] = "mMlSp";
+	const char *at = as_qemu() ? strchr(ours, letter) : NULL;
+
+	return at ? qemu[at - ours] : letter;
+}
+
+/* What to type before an option that QEMU's server lacks. */
+static const char *own_name(void)
+{
+	return as_qemu() ? "tm_ivshmem_server " : "";
+}
 
 static const char help_text[] =
 	"Usage: tm_ivshmem_server [OPTION]...\n"
@@ -315,6 +341,28 @@ static const char help_text[] =
 	"  -h, --help           print this help and exit\n"
 	"\n"
 	"TERM, INT and QUIT end the server; the memory object stays. HUP restarts it in place,\n"
+	"for upgrades under live nodes. USR1 logs a table of the nodes.\n"
+	"Run as " QEMU_NAME ", it takes the options of QEMU's program of that name.\n";
+
+static const char qemu_help_text[] =
+	"Usage: " QEMU_NAME " [OPTION]...\n"
+	"Serve shared memory and doorbells to QEMU nodes with the options of QEMU's own\n"
+	"server; those beyond them are for the name tm_ivshmem_server.\n"
+	"\n"
+	"  -F              stay in the foreground (default: go to the background once\n"
+	"                  everything is ready)\n"
+	"  -p FILE         write the process ID there when in the background\n"
+	"                  (default " QEMU_PIDFILE ")\n"
+	"  -S PATH         UNIX socket to listen on (default " DEFAULT_SOCKET ")\n"
+	"  -M NAME         POSIX shared memory object (default " DEFAULT_SHM ")\n"
+	"  -m DIR          an unnamed file in DIR instead; of -M and -m the last counts\n"
+	"  -l SIZE[K|M|G|T]  size, a power of two; plain numbers are bytes (default 4M); a\n"
+	"                  smaller object is enlarged, a larger one served as it is\n"
+	"  -n N            MSI-X vectors of each node, 0 to 2048 (default 1)\n"
+	"  -v              log every message\n"
+	"  -h, --help      print this help and exit\n"
+	"\n"
+	"TERM, INT and QUIT end the server; the named object stays. HUP restarts it in place,\n"
 	"for upgrades under live nodes. USR1 logs a table of the nodes.\n";
 
 static const char short_options[] = ":df:s:A::m:tan:p:g:Li:y:vVh";
@@ -338,6 +386,13 @@ static const struct option long_options[] = {
 	{NULL, 0, NULL, 0},
 };
 
+static const char as_qemu_hint[] = "for QEMU's option letters run this as " QEMU_NAME;
+static const char qemu_letters[] = ":hvFp:S:M:m:l:n:";
+static const struct option qemu_words[] = {
+	{"help", no_argument, NULL, 'h'},
+	{NULL, 0, NULL, 0},
+};
+
 /* Writes to stdout and ends the program: successfully, if all of it could be written. */
 __attribute__((noreturn)) static void print_and_exit(const char *text)
 {
@@ -348,7 +403,10 @@ __attribute__((noreturn)) static void print_and_exit(const char *text)
 	exit(EXIT_SUCCESS);
 }
 
-/* The name that people know an option by, both its forms; NULL: there is no such option. */
+/*
+ * The name that people know an option of ours by, both its forms; NULL: there is no such option. By
+ * QEMU's name it is the letter that is typed there.
+ */
 static const char *option_name(int letter)
 {
 	static char name[32];
@@ -358,7 +416,10 @@ static const char *option_name(int letter)
 		o++;
 	if (!o->name)
 		return NULL;
-	snprintf(name, sizeof(name), "-%c/--%s", letter, o->name);
+	if (as_qemu())
+		snprintf(name, sizeof(name), "-%c", typed(letter));
+	else
+		snprintf(name, sizeof(name), "-%c/--%s", letter, o->name);
 	return name;
 }
 
@@ -385,21 +446,25 @@ static unsigned int number_parse(int letter, unsigned int min, unsigned int max)
 	return (unsigned int)number;
 }
 
-/* A size in bytes: digits and one optional unit, large or small; MiB without. */
+/* A size in bytes: digits and one optional unit, large or small; MiB without, for QEMU bytes. */
 static uint64_t size_parse(void)
 {
-	static const char units[] = "KMGT";
-	const char *unit = &units[1];
+	static const char units[] = "BKMGT";
+	const char *unit = &units[as_qemu() ? 0 : 2];
 	uint64_t number;
 	char *end;
 	int shift;
 
 	if (!digits_parse(optarg, &number, &end) ||
-	    (*end && (!(unit = strchr(units, toupper((unsigned char)*end))) || end[1])))
+	    (*end && (!(unit = strchr(units + 1, toupper((unsigned char)*end))) || end[1]))) {
+		if (strchr(optarg, '/') && !as_qemu())
+			usage("%s " VALUE ": this is the size; a folder goes with -A; %s",
+			      option_name('m'), optarg, as_qemu_hint);
 		usage("%s " VALUE
-		      ": give digits and at most one of K, M, G and T; plain numbers are MiB",
-		      option_name('m'), optarg);
-	shift = 10 * (int)(unit - units + 1);
+		      ": give digits and at most one of K, M, G and T; plain numbers are %s",
+		      option_name('m'), optarg, as_qemu() ? "bytes" : "MiB");
+	}
+	shift = 10 * (int)(unit - units);
 	if (number > (uint64_t)INT64_MAX >> shift)
 		usage("%s " VALUE ": more than a file can hold; give less", option_name('m'),
 		      optarg);
@@ -453,17 +518,18 @@ static const char *socket_parse(char **arg)
 }
 
 /* The path of a shared memory object: shm_open(3) looks for it there as well. Stays allocated. */
-static const char *shm_parse(void)
+static const char *shm_parse(const char *given)
 {
-	const char *name = optarg + (*optarg == '/');
+	const char *name = given + (*given == '/');
 	char *path;
 
 	if (!*name || strchr(name, '/') || strlen(name) > NAME_MAX || !strcmp(name, ".") ||
 	    !strcmp(name, ".."))
-		usage("%s " VALUE ": give a name of 1 to %d bytes without '/'; a path goes with -f",
-		      option_name('s'), optarg, NAME_MAX);
+		usage("%s " VALUE ": give a name of 1 to %d bytes without '/'; %s",
+		      option_name('s'), given, NAME_MAX,
+		      as_qemu() ? "a folder goes with -m" : "a path goes with -f");
 	if (asprintf(&path, "/dev/shm/%s", name) < 0)
-		usage("%s " VALUE ": %s", option_name('s'), optarg, strerror(errno));
+		usage("%s " VALUE ": %s", option_name('s'), given, strerror(errno));
 	return path;
 }
 
@@ -516,9 +582,9 @@ static bool group_find(struct server *s)
 	errno = error;
 	if (s->opt.group)
 		return fail("cannot look up the group %s: give its number with -g", name);
-	fail("cannot look up the group %s, so only the server's own user may connect (-g says who "
-	     "else)",
-	     name);
+	fail("cannot look up the group %s, so only the server's own user may connect (%s-g says "
+	     "who else)",
+	     name, own_name());
 	return true;
 }
 
@@ -567,17 +633,16 @@ static void options_check(const struct options *o, const char *file, const char 
 		usage("%s needs %s: say which size", "-t/--truncate", "-m/--size");
 	if (o->sized && o->size == 0 && !o->legacy)
 		usage("%s " VALUE
-		      ": give a size; only the original stream, -L, can do without memory",
-		      option_name('m'), size);
-	if (o->sized && o->size == 0 && (o->truncate || o->allocate || o->anonymous))
-		usage("%s: there is no memory with -m/--size %s",
-		      option_name(o->truncate   ? 't'
-				  : o->allocate ? 'a'
-						: 'A'),
-		      size);
+		      ": give a size; only the original stream, %s-L, can do without memory",
+		      option_name('m'), size, own_name());
+	if (o->sized && o->size == 0 && o->anonymous)
+		usage("%s: there is no memory with %s %s", "-A/--anonymous", "-m/--size", size);
+	if (o->sized && o->size == 0 && (o->truncate || o->allocate))
+		usage("%s: there is no memory with %s %s",
+		      o->truncate ? "-t/--truncate" : "-a/--allocate", "-m/--size", size);
 	if (o->sized && o->size > 0 && !size_fits(o, o->size, &why))
 		usage("%s " VALUE ": %s", option_name('m'), size, why);
-	if (o->pidfile && !strcmp(o->pidfile, o->object))
+	if (o->pidfile && !o->anonymous && !strcmp(o->pidfile, o->object))
 		usage("%s " VALUE ": that is the backing store; give another path",
 		      option_name('i'), o->pidfile);
 	if (o->sync && o->shm)
@@ -585,20 +650,57 @@ static void options_check(const struct options *o, const char *file, const char 
 		      "-f/--file");
 }
 
-/*
- * Fills in the options; a mistake ends the program with status 2. Relative paths in argv become
- * absolute, so that a restart in place finds the same files.
- */
-static void options_parse(struct options *o, int argc, char **argv)
+/* What to do instead of giving our program an option that only QEMU's has; NULL: it has none. */
+static const char *qemu_option_hint(int letter)
+{
+	switch (letter) {
+	case 'F': return "in the foreground is the default";
+	case 'S': return "the socket goes with -p";
+	case 'M': return "a shared memory object goes with -s";
+	case 'l': return "the size goes with -m";
+	default: return NULL;
+	}
+}
+
+/* Ends the program over what getopt_long has found to be wrong with this word. */
+__attribute__((noreturn)) static void option_mistake(int found, const char *word)
+{
+	const char *ours = option_name(optopt), *hint = qemu_option_hint(optopt);
+
+	if (found == ':' && as_qemu())
+		usage("-%c needs a value", optopt);
+	if (found == ':')
+		usage("%s needs a value", ours);
+	if (!optopt && as_qemu())
+		usage("unknown option " VALUE ": QEMU's server has letters only; for words run "
+		      "tm_ivshmem_server",
+		      word);
+	if (!optopt)
+		usage("unknown or ambiguous option " VALUE, word);
+	if (as_qemu() ? optopt == 'h' : !!ours)
+		usage(VALUE ": %s takes no value", word, ours);
+	if (as_qemu() && ours)
+		usage("unknown option '-%c': QEMU's server has none such; for ours run "
+		      "tm_ivshmem_server",
+		      optopt);
+	if (!as_qemu() && hint)
+		usage("unknown option '-%c': %s; %s", optopt, hint, as_qemu_hint);
+	usage("unknown option '-%c'", optopt);
+}
+
+/* The backing store has no name: its file is in the folder in optarg or, without one, nowhere. */
+static void anonymous_parse(struct options *o, char **arg)
+{
+	o->folder = optarg ? path_parse('A', arg) : NULL;
+	o->shm = o->anonymous = true;
+}
+
+/* Takes our own options. */
+static void options_parse_own(struct options *o, int argc, char **argv)
 {
 	const char *file = NULL, *shm = NULL, *size = NULL;
 	int letter;
 
-	*o = (struct options){.object = "/dev/shm/" DEFAULT_SHM,
-			      .shm = true,
-			      .socket = DEFAULT_SOCKET,
-			      .vectors = 1};
-	opterr = 0;
 	while ((letter = getopt_long(argc, argv, short_options, long_options, NULL)) != -1) {
 		switch (letter) {
 		case 'd': o->daemonize = true; break;
@@ -609,14 +711,9 @@ static void options_parse(struct options *o, int argc, char **argv)
 			break;
 		case 's':
 			shm = optarg;
-			o->object = shm_parse();
 			o->shm = true;
 			break;
-		case 'A':
-			o->folder = optarg ? path_parse('A', &argv[optind - 1]) : NULL;
-			o->object = anonymous_text(o->folder);
-			o->shm = o->anonymous = true;
-			break;
+		case 'A': anonymous_parse(o, &argv[optind - 1]); break;
 		case 'm':
 			size = optarg;
 			o->size = size_parse();
@@ -633,23 +730,74 @@ static void options_parse(struct options *o, int argc, char **argv)
 		case 'v': o->verbose = true; break;
 		case 'V': print_and_exit("tm_ivshmem_server " VERSION "\n");
 		case 'h': print_and_exit(help_text);
-		case ':': usage("%s needs a value", option_name(optopt));
-		default:
-			if (!optopt)
-				usage("unknown or ambiguous option " VALUE, argv[optind - 1]);
-			if (option_name(optopt))
-				usage(VALUE ": %s takes no value", argv[optind - 1],
-				      option_name(optopt));
-			usage("unknown option '-%c'", optopt);
+		default: option_mistake(letter, argv[optind - 1]);
 		}
 	}
 	if (optind < argc && o->anonymous && !o->folder)
 		usage("unexpected argument " VALUE
-		      ": %s takes a folder without a space, as in -A/tmp",
-		      argv[optind], option_name('A'));
+		      ": -A/--anonymous takes a folder without a space, as in -A/tmp",
+		      argv[optind]);
+	if (shm)
+		o->object = shm_parse(shm);
+	options_check(o, file, shm, size);
+}
+
+/* Takes the options of QEMU's server, whose defaults are others. */
+static void options_parse_qemu(struct options *o, int argc, char **argv)
+{
+	const char *name = DEFAULT_SHM, *size = "4M";
+	int letter;
+
+	o->size = QEMU_SIZE;
+	o->sized = o->grow = o->daemonize = true;
+	o->pidfile = QEMU_PIDFILE;
+	o->pidfile_optional = true;
+	while ((letter = getopt_long(argc, argv, qemu_letters, qemu_words, NULL)) != -1) {
+		switch (letter) {
+		case 'F': o->daemonize = false; break;
+		case 'p':
+			o->pidfile = path_parse('i', &argv[optind - 1]);
+			o->pidfile_optional = false;
+			break;
+		case 'S': o->socket = socket_parse(&argv[optind - 1]); break;
+		case 'M':
+			name = optarg;
+			o->anonymous = false;
+			break;
+		case 'm': anonymous_parse(o, &argv[optind - 1]); break;
+		case 'l':
+			size = optarg;
+			o->size = size_parse();
+			break;
+		case 'n': o->vectors = number_parse('n', 0, VECTORS_MAX); break;
+		case 'v': o->verbose = true; break;
+		case 'h': print_and_exit(qemu_help_text);
+		default: option_mistake(letter, argv[optind - 1]);
+		}
+	}
+	if (!o->anonymous)
+		o->object = shm_parse(name);
+	if (!o->daemonize)
+		o->pidfile = NULL; /* QEMU's server writes none then, whatever -p says */
+	options_check(o, NULL, NULL, size);
+}
+
+/*
+ * Fills in the options; a mistake ends the program. Relative paths in argv become absolute, so that
+ * a restart in place finds the same files.
+ */
+static void options_parse(struct options *o, int argc, char **argv)
+{
+	*o = (struct options){.object = "/dev/shm/" DEFAULT_SHM,
+			      .shm = true,
+			      .socket = DEFAULT_SOCKET,
+			      .vectors = 1};
+	opterr = 0;
+	(as_qemu() ? options_parse_qemu : options_parse_own)(o, argc, argv);
 	if (optind < argc)
 		usage("unexpected argument " VALUE, argv[optind]);
-	options_check(o, file, shm, size);
+	if (o->anonymous)
+		o->object = anonymous_text(o->folder);
 }
 
 /*
@@ -855,8 +1003,8 @@ static void pidfile_taken(struct server *s, const char *path, int fd)
 {
 	(void)s;
 	complain("pidfile %s is held by another server%s: stop that one, or choose another path "
-		 "with -i",
-		 path, file_holder(fd).text);
+		 "with -%c",
+		 path, file_holder(fd).text, typed('i'));
 }
 
 /* Opens and locks the pidfile; a file that holds anything but a number is left alone. */
@@ -875,8 +1023,8 @@ static bool pidfile_claim(struct server *s)
 	if (n < 0)
 		return fail("cannot read %s", path);
 	if (n > 0 && (strspn(text, "0123456789") != (size_t)n - 1 || n == 1 || text[n - 1] != '\n'))
-		return complain("%s exists and is not a pidfile: choose another path with -i",
-				path);
+		return complain("%s exists and is not a pidfile: choose another path with -%c",
+				path, typed('i'));
 	return true;
 }
 
@@ -895,6 +1043,19 @@ static void pidfile_remove(const struct server *s, bool keep)
 {
 	if (s->ledger->pidfile >= 0 && (keep || s->pidfile_created))
 		file_remove(s->ledger->pidfile, s->opt.pidfile);
+}
+
+/* Goes on without a pidfile that failed, if nobody has asked for it. */
+static bool pidfile_forgo(struct server *s)
+{
+	if (!s->opt.pidfile_optional)
+		return false;
+	say("going on without a pidfile: -%c names another", typed('i'));
+	pidfile_remove(s, false);
+	if (s->ledger->pidfile >= 0)
+		close(s->ledger->pidfile);
+	s->ledger->pidfile = -1;
+	return true;
 }
 
 /*
@@ -918,11 +1079,11 @@ struct examination {
 static void store_taken(struct server *s, const char *path, int fd)
 {
 	if (file_stands_at(s->ledger->pidfile, path))
-		complain("%s is the pidfile, too: choose another path with -i", path);
+		complain("%s is the pidfile, too: choose another path with -%c", path, typed('i'));
 	else
 		complain("%s is served by another server%s: stop that one, or choose another "
-			 "object with -f or -s",
-			 path, file_holder(fd).text);
+			 "object with %s",
+			 path, file_holder(fd).text, as_qemu() ? "-M or -m" : "-f or -s");
 }
 
 /*
@@ -981,7 +1142,10 @@ static bool store_make(struct server *s, struct examination *e)
 	l->store = s->opt.folder ? unnamed_open(s->opt.folder)
 				 : memfd_create("ivshmem", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (l->store < 0)
-		return fail("cannot create %s", name);
+		return fail("cannot create %s%s", name,
+			    as_qemu() ? ", for which -m names a folder (an object's name goes with "
+					"-M)"
+				      : "");
 	if (fstat(l->store, &e->st) < 0 || fstatfs(l->store, &e->fs) < 0)
 		return fail("cannot examine %s", name);
 	l->object_dev = e->st.st_dev;
@@ -1023,7 +1187,7 @@ static bool store_size_choose(struct server *s)
 
 	if (found == 0) {
 		wanted = o->sized ? o->size : DEFAULT_SIZE;
-	} else if (o->truncate) {
+	} else if (o->truncate || (o->grow && o->size > found)) {
 		wanted = o->size;
 	} else if (o->sized && o->size > found) {
 		return complain("%s has %s, less than -m %s: leave out -m to serve it as it is, or "
@@ -1033,12 +1197,15 @@ static bool store_size_choose(struct server *s)
 	if (size_fits(o, wanted, &why)) {
 		s->ledger->size = wanted;
 		if (o->sized && wanted > o->size)
-			say("%s has %s, more than -m %s: all of it is served", name, SIZE(found),
-			    SIZE(o->size));
+			say("%s has %s, more than -%c %s: all of it is served", name, SIZE(found),
+			    typed('m'), SIZE(o->size));
+		if (o->grow && found && wanted > found)
+			say("%s has %s, less than -%c %s: it is enlarged", name, SIZE(found),
+			    typed('m'), SIZE(wanted));
 		return true;
 	}
-	complain("cannot serve %s, which has %s: %s (-t with -m resizes it)", name, SIZE(found),
-		 why);
+	complain("cannot serve %s, which has %s: %s (%s-t with -m resizes it)", name, SIZE(found),
+		 why, own_name());
 	free(why);
 	return false;
 }
@@ -1052,12 +1219,12 @@ static bool store_size_check(const struct server *s, const struct examination *e
 
 	if (e->fs.f_type == HUGETLBFS_MAGIC && size % block)
 		return complain("cannot serve %s with %s: its file system holds whole huge pages; "
-				"give a multiple of %s with -m",
-				name, SIZE(size), SIZE(block));
+				"give a multiple of %s with -%c",
+				name, SIZE(size), SIZE(block), typed('m'));
 	if (e->fs.f_type == TMPFS_MAGIC && most && size > most)
 		return complain("cannot serve %s with %s: its tmpfs holds %s; enlarge that with "
-				"mount -o remount,size=, or give less with -m",
-				name, SIZE(size), SIZE(most));
+				"mount -o remount,size=, or give less with -%c",
+				name, SIZE(size), SIZE(most), typed('m'));
 	return true;
 }
 
@@ -1113,8 +1280,8 @@ static void store_warn_sparse(const struct server *s, const struct examination *
 	if (e->fs.f_blocks && e->fs.f_type != HUGETLBFS_MAGIC && blocks < size &&
 	    size - blocks > left)
 		say("warning: %s lacks %s of its blocks and only %s are free: a node that writes "
-		    "when they are used up is killed; -a reserves them now",
-		    s->opt.object, SIZE(size - blocks), SIZE(left >> 20 << 20));
+		    "when they are used up is killed; %s-a reserves them now",
+		    s->opt.object, SIZE(size - blocks), SIZE(left >> 20 << 20), own_name());
 }
 
 /* Maps as QEMU will, to learn now whether the file system can: all, where that takes huge pages. */
@@ -1368,7 +1535,8 @@ static bool socket_path_free(const char *path)
 	if (lstat(path, &st) < 0)
 		return errno == ENOENT || fail("cannot examine %s", path);
 	if (!S_ISSOCK(st.st_mode))
-		return complain("%s exists and is not a socket: choose another path with -p", path);
+		return complain("%s exists and is not a socket: choose another path with -%c", path,
+				typed('p'));
 	probe = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (probe < 0)
 		return fail("cannot create a socket");
@@ -1380,8 +1548,8 @@ static bool socket_path_free(const char *path)
 		socket_owner(path, who, sizeof(who));
 		return complain(
 			"%s belongs to a server that is running%s: stop that one, or choose "
-			"another path with -p",
-			path, who);
+			"another path with -%c",
+			path, who, typed('p'));
 	}
 	if (error != ECONNREFUSED && error != ENOENT)
 		return fail("cannot find out whether a server listens on %s", path);
@@ -2558,8 +2726,9 @@ static bool server_start(struct server *s)
 	if (!ledger_create(s) || !group_find(s))
 		return false;
 	descriptor_limit_raise();
-	if (!signals_open(s) || !background_begin(s) || !pidfile_claim(s) || !store_open(s) ||
-	    !socket_listen(s) || !pidfile_write(s) || !background_enter(s) || !store_shrink(s)) {
+	if (!signals_open(s) || !background_begin(s) || !(pidfile_claim(s) || pidfile_forgo(s)) ||
+	    !store_open(s) || !socket_listen(s) || !(pidfile_write(s) || pidfile_forgo(s)) ||
+	    !background_enter(s) || !store_shrink(s)) {
 		server_end(s, false);
 		return false;
 	}

@@ -15,8 +15,46 @@ options_of_help() {
 }
 
 options_of_manual() {
-	sed -nE 's/^\.It Fl ([A-Za-z]) ((Ns Oo )?Ar [a-z]+ (Oc )?)?, Fl Fl ([a-z]+).*/-\1 --\5/p' \
-		"$PAGE" | sort
+	manual_section OPTIONS |
+		sed -nE 's/^\.It Fl ([A-Za-z]) ((Ns Oo )?Ar [a-z]+ (Oc )?)?, Fl Fl ([a-z]+).*/-\1 --\5/p' |
+		sort
+}
+
+manual_section() { # NAME
+	sed -n "/^\.Sh $1/,/^\.Sh/p" "$PAGE"
+}
+
+# The synopsis by one of the names that a page has.
+manual_synopsis() { # NAME
+	local first
+	first=$(sed -nE 's/^\.Nm ([^ ]+).*/\1/p' "$PAGE" | head -n 1)
+	manual_section SYNOPSIS | awk -v name="$1" -v at="$first" -v first="$first" '
+		/^\.Nm/ { at = NF > 1 ? $2 : first }
+		at == name'
+}
+
+# The server by the name of QEMU's.
+as_qemu() { # ARGUMENT...
+	ln -sf "$(realpath "$SERVER")" "$TEST_DIR/ivshmem-server"
+	"$TEST_DIR/ivshmem-server" "$@"
+}
+
+# The options that each names for that: "-F", or "-l VALUE" if it takes one.
+qemu_options_of_help() {
+	as_qemu -h | sed -nE 's/^  (-[A-Za-z])(, --help)?( [A-Z]+)?(\[.*\])?  .*/\1\3/p' |
+		sed 's/ .*/ VALUE/' | sort
+}
+
+qemu_options_of_manual() {
+	manual_section 'AS IVSHMEM-SERVER' |
+		sed -nE 's/^\.It Fl ([A-Za-z])( Ar [a-z]+)?( , Fl Fl help)?$/-\1\2/p' |
+		sed 's/ .*/ VALUE/' | sort
+}
+
+qemu_options_of_readme() {
+	# shellcheck disable=SC2016 # backquotes of Markdown
+	sed -n '/^## In place of QEMU/,/^## /p' "$SOURCE_DIR/README.md" |
+		sed -nE 's/^\| `(-[A-Za-z])( [A-Z]+)?` \|.*/\1\2/p' | sed 's/ .*/ VALUE/' | sort
 }
 
 options_of_readme() {
@@ -44,8 +82,8 @@ documents_agree() { # LEAST-NUMBER-OF-OPTIONS
 	done <<<"$help"
 	# Each takes a value in the manual page just if it takes one in --help.
 	diff <("$PROGRAM" --help | sed -nE 's/^  -([A-Za-z]), --[a-z]+ [A-Z].*/\1/p' | sort) \
-		<(sed -nE 's/^\.It Fl ([A-Za-z]) Ar .*/\1/p' "$PAGE" | sort)
-	synopsis=$(sed -n '/^\.Sh SYNOPSIS/,/^\.Sh DESC/p' "$PAGE")
+		<(manual_section OPTIONS | sed -nE 's/^\.It Fl ([A-Za-z]) Ar .*/\1/p' | sort)
+	synopsis=$(manual_synopsis "$(basename "$PROGRAM")")
 	while read -r short _; do
 		short=${short#-}
 		grep -qE "Fl ([a-zA-Z]*$short|[a-zA-Z] \| $short)" <<<"$synopsis" ||
@@ -69,6 +107,29 @@ documents_agree() { # LEAST-NUMBER-OF-OPTIONS
 @test "the README lists the server's options" {
 	select_program tm_ivshmem_server
 	diff <(options_of_help) <(options_of_readme)
+}
+
+@test "by the name of QEMU's server, too: help, manual page, README and code" {
+	select_program tm_ivshmem_server
+	help=$(qemu_options_of_help)
+	[ "$(wc -l <<<"$help")" = 9 ]
+	diff <(echo "$help") <(qemu_options_of_manual)
+	diff <(echo "$help") <(qemu_options_of_readme)
+	diff <(echo "${help// VALUE/:}") \
+		<(sed -nE 's/.*qemu_letters\[\] = ":(.*)";/\1/p' "$CODE" | sed 's/[A-Za-z]/\n-&/g' |
+			sed '/^$/d' | sort)
+	diff <(cut -c 2 <<<"$help") \
+		<(manual_synopsis ivshmem-server | grep -o 'Fl [A-Za-z]*' | cut -c 4- | fold -w 1 | sort)
+	[ -z "$(as_qemu --help | awk 'length > 90')" ]
+	[ -z "$(as_qemu --help 2>&1 >/dev/null)" ]
+	# What the README says is our own word for each is one of our options.
+	# shellcheck disable=SC2016 # backquotes of Markdown
+	ours=$(sed -n '/^## In place of QEMU/,/^## /p' "$SOURCE_DIR/README.md" |
+		sed -nE 's/^\| .* \| `(-[A-Za-z]).*` \| .*/\1/p')
+	[ "$(wc -l <<<"$ours")" -ge 9 ]
+	while read -r option; do
+		options_of_help | grep -q "^$option "
+	done <<<"$ours"
 }
 
 @test "the client's commands and words stand in its help and its manual page" {
@@ -107,7 +168,13 @@ documents_agree() { # LEAST-NUMBER-OF-OPTIONS
 	for text in /tmp/ivshmem_socket ivshmem; do
 		grep -q "\"$text\"" "$SOURCE_DIR/tm_ivshmem_server.c"
 		"$SERVER" --help | grep -q "default $text"
+		as_qemu --help | grep -q "default $text"
 		grep -q "default \`$text\`" "$SOURCE_DIR/README.md"
+	done
+	for text in 4M /var/run/ivshmem-server.pid; do
+		as_qemu --help | tr -s '\n ' ' ' | grep -q "default $text"
+		grep -q "default.*$text" "$SOURCE_DIR/README.md"
+		tr '\n' ' ' <"$SOURCE_DIR/tm_ivshmem_server.8" | grep -q "default \(.Pa \)\?$text"
 	done
 	grep -q '"/tmp/ivshmem_socket"' "$SOURCE_DIR/client/ivshmem_client.c"
 	"$SOURCE_DIR/client/ivshmem_client" --help | grep -q 'default /tmp/ivshmem_socket'
@@ -125,6 +192,28 @@ documents_agree() { # LEAST-NUMBER-OF-OPTIONS
 		"$TEST_DIR/root/opt/fam/lib/systemd/system/tm_ivshmem_server@.service"
 	make -C "$SOURCE_DIR" -s uninstall DESTDIR="$TEST_DIR/root" PREFIX=/opt/fam
 	[ -z "$(find "$TEST_DIR/root" ! -type d)" ]
+}
+
+@test "install-ivshmem-server adds QEMU's name, nothing else does, and uninstall removes it" {
+	root=$TEST_DIR/root2
+	install=(make -C "$SOURCE_DIR" -s DESTDIR="$root" PREFIX=/opt/fam)
+	"${install[@]}" install
+	[ -z "$(find "$root" -name 'ivshmem-server*')" ]
+	"${install[@]}" install-ivshmem-server
+	"$root/opt/fam/bin/ivshmem-server" --help | grep -q '^Usage: ivshmem-server '
+	# The page is that of the server, as man finds it.
+	[ "$(cat "$root/opt/fam/share/man/man8/ivshmem-server.8")" = ".so man8/tm_ivshmem_server.8" ]
+	sed -n '/^\.Sh NAME/,/^\.Sh SYN/p' "$SOURCE_DIR/tm_ivshmem_server.8" | grep -qx '.Nm ivshmem-server'
+	"${install[@]}" install-ivshmem-server
+	"${install[@]}" uninstall
+	[ -z "$(find "$root" ! -type d)" ]
+	# Another program of that name is neither replaced nor removed.
+	echo another >"$root/opt/fam/bin/ivshmem-server"
+	run "${install[@]}" install-ivshmem-server
+	[ "$status" -ne 0 ]
+	[[ $output == *'is another program'* ]]
+	"${install[@]}" uninstall
+	[ "$(cat "$root/opt/fam/bin/ivshmem-server")" = another ]
 }
 
 @test "dist packs what builds" {

@@ -7,7 +7,7 @@ load lib/common
 # The options as the parser has them, one a line: letter, name, whether it takes a value.
 setup_more() {
 	OPTIONS=$(grep -o -E "\{\"[a-z]+\", [a-z]+_argument, NULL, '.'\}" "$SOURCE_DIR/tm_ivshmem_server.c" |
-		sed -E "s/.\"(.+)\", (.+)_argument, NULL, '(.)'./\3 \1 \2/" | sort)
+		sed -E "s/.\"(.+)\", (.+)_argument, NULL, '(.)'./\3 \1 \2/" | sort -u)
 	[ "$(wc -l <<<"$OPTIONS")" -ge 15 ]
 }
 

@@ -623,35 +623,6 @@ fails_late() { # CALL COMMAND -- ARGUMENT...
 
 # --- huge pages
 
-# One user at a time: the pages are the machine's.
-huge_pages_take() { # NUMBER
-	need_root
-	local file=/proc/sys/vm/nr_hugepages i
-	[ -w $file ] || skip "this machine has no huge pages to set"
-	exec {HUGE_LOCK}<$file
-	flock -w 300 "$HUGE_LOCK"
-	HUGE_BEFORE=$(cat $file)
-	HUGE_SIZE=$(awk '/^Hugepagesize:/ { print $2 }' /proc/meminfo)
-	for ((i = 0; i < 20; i++)); do
-		echo $((HUGE_BEFORE + $1)) >$file
-		[ "$(cat $file)" -lt $((HUGE_BEFORE + $1)) ] || break
-		sleep 0.5
-	done
-	[ "$(cat $file)" -ge $((HUGE_BEFORE + $1)) ] ||
-		skip "the machine grants no $1 huge pages, only $(($(cat $file) - HUGE_BEFORE))"
-	[ "$HUGE_SIZE" = 2048 ] || skip "huge pages are not 2M here but ${HUGE_SIZE}K"
-	mkdir huge
-	mount -t hugetlbfs -o "size=$((2 * $1))M" none huge || skip "no hugetlbfs can be mounted here"
-}
-
-huge_pages_return() {
-	[ -n "${HUGE_BEFORE-}" ] || return 0
-	rm -f huge/*
-	umount -l huge || true
-	echo "$HUGE_BEFORE" >/proc/sys/vm/nr_hugepages
-	exec {HUGE_LOCK}<&-
-}
-
 @test "huge pages: whole ones, and all of them there at the start" {
 	huge_pages_take 4
 	refused "$DIR/huge/store" 1M 2M -m -- -f huge/store
