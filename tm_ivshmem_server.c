@@ -1031,9 +1031,11 @@ static bool pidfile_claim(struct server *s)
 static bool pidfile_write(struct server *s)
 {
 	int fd = s->ledger->pidfile;
+	char number[16];
+	int n = snprintf(number, sizeof(number), "%d\n", (int)getpid());
 
 	/* Emptied first: half of an old number must not follow ours. */
-	if (fd >= 0 && (ftruncate(fd, 0) < 0 || dprintf(fd, "%d\n", (int)getpid()) < 0))
+	if (fd >= 0 && (ftruncate(fd, 0) < 0 || pwrite(fd, number, (size_t)n, 0) != n))
 		return fail("cannot write pidfile %s", s->opt.pidfile);
 	return true;
 }
@@ -1062,12 +1064,16 @@ static bool pidfile_forgo(struct server *s)
  * Backing store
  */
 
-/* Whether this descriptor is the object that we serve. */
+/* Whether this descriptor is the object that we serve; if not, errno is ENOENT, or says why nobody
+ * knows. */
 static bool store_is(const struct ledger *l, int fd)
 {
 	struct stat st;
 
-	return fstat(fd, &st) == 0 && st.st_dev == l->object_dev && st.st_ino == l->object_ino;
+	if (fstat(fd, &st) < 0)
+		return false;
+	errno = ENOENT;
+	return st.st_dev == l->object_dev && st.st_ino == l->object_ino;
 }
 
 /* What the object and its file system are like. */
@@ -1108,9 +1114,11 @@ static bool store_claim(struct server *s, struct examination *e)
 	l->object_dev = e->st.st_dev;
 	l->object_ino = e->st.st_ino;
 	s->object_found = l->size = (uint64_t)e->st.st_size;
-	if (!store_is(l, l->store) || (l->disk >= 0 && !store_is(l, l->disk)))
+	if (store_is(l, l->store) && (l->disk < 0 || store_is(l, l->disk)))
+		return true;
+	if (errno == ENOENT)
 		return complain("%s was replaced while it was being opened: try again", name);
-	return true;
+	return fail("cannot examine %s", name);
 }
 
 /*

@@ -49,6 +49,12 @@
  * "creates" files, or finds them.
  */
 static const struct rule rules[] = {
+	{.calls = "openat",
+	 .text = "/dev/null",
+	 .after = "listen",
+	 .before = "setsid",
+	 .outcome = SERVES,
+	 .why = "the spare descriptor is opened again when somebody comes"},
 	{.text = "/dev/null",
 	 .before = "socket",
 	 .why = "without a spare descriptor nobody can be refused"},
