@@ -17,7 +17,9 @@
  * All that must outlive the process stands in the ledger, a memfd: upon SIGHUP the process executes
  * the program that is now on disk, which maps the ledger and goes on.
  *
- * Sockets must lie below FD_SETSIZE for select, so eventfds are moved above it.
+ * select looks at all its descriptors each time, so it has one that stands for the ends of all
+ * peers, and else only those of peers whose sockets are full. Sockets must lie below FD_SETSIZE for
+ * that, so eventfds are moved above it.
  *
  * The numbers of hazards in comments are those of the list of what breaks real clients, in the
  * README under "What a server must never do".
@@ -47,6 +49,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
@@ -154,7 +157,7 @@ enum timer {
 
 #define LEDGER_MAGIC  UINT64_C(0x72656764656c6d74)
 #define LEDGER_LAYOUT 1
-#define LEDGER_RING   192
+#define LEDGER_RING   200
 
 /*
  * All that must outlive the process, in memory that the next image maps as well. Its descriptors
@@ -175,6 +178,7 @@ struct ledger {
 	int32_t pidfile, listener;
 	int32_t watch;                   /* the inotify descriptor that watches our socket's file */
 	int32_t signals;                 /* the signalfd */
+	int32_t ends;                    /* an epoll descriptor, readable when a peer has gone */
 	int32_t flush_due;               /* the object is to be flushed, once no child does so */
 	uint64_t socket_dev, socket_ino; /* which socket is ours, among all that may stand there */
 	int64_t timers[8];
@@ -1427,6 +1431,9 @@ static bool ledger_create(struct server *s)
 	s->ledger->legacy = s->opt.legacy;
 	s->ledger->store = s->ledger->lock = s->ledger->disk = s->ledger->pidfile = -1;
 	s->ledger->listener = s->ledger->watch = s->ledger->signals = -1;
+	s->ledger->ends = epoll_create1(EPOLL_CLOEXEC);
+	if (s->ledger->ends < 0)
+		return fail("cannot create an epoll descriptor");
 	return true;
 }
 
@@ -1870,6 +1877,14 @@ static bool eventfds_open(struct peer *p, unsigned int vectors)
 	return true;
 }
 
+/* Has select told when the peer with this socket has gone. Returns false with errno. */
+static bool end_watch(const struct server *s, int sock)
+{
+	struct epoll_event end = {.events = EPOLLIN, .data.fd = sock};
+
+	return epoll_ctl(s->ledger->ends, EPOLL_CTL_ADD, sock, &end) == 0;
+}
+
 /* Takes a peer into the order of peers. */
 static void peer_enter(struct server *s, int sock)
 {
@@ -1911,6 +1926,8 @@ static void peer_free(struct server *s, int sock)
 	ledger_order();
 	for (unsigned int v = 0; v < s->ledger->vectors; v++)
 		close(p->eventfds[v]);
+	/* A child may have it open as well: then closing it would not end the watch. */
+	epoll_ctl(s->ledger->ends, EPOLL_CTL_DEL, sock, NULL);
 	close(sock);
 }
 
@@ -2121,7 +2138,7 @@ static void client_welcome(struct server *s, int sock)
 	/* Urgent data is data: else some kernels would report it and not let it be read. */
 	if (setsockopt(sock, SOL_SOCKET, SO_OOBINLINE, &(int){1}, sizeof(int)) < 0)
 		fail("cannot prepare a socket");
-	if (!eventfds_open(peer_at(s, sock), s->ledger->vectors)) {
+	if (!end_watch(s, sock) || !eventfds_open(peer_at(s, sock), s->ledger->vectors)) {
 		client_refuse(s, sock, "%s", strerror(errno));
 		return;
 	}
@@ -2177,18 +2194,29 @@ static void clients_turn_away(struct server *s)
 		client_refuse(s, sock, "the server could not start");
 }
 
-/* Notices who has gone, and who can be sent more. */
-static void peers_look(struct server *s, const fd_set *readable, const fd_set *writable)
+/* Notices who has gone. */
+static void peers_read(struct server *s)
+{
+	struct epoll_event ends[FD_SETSIZE];
+	int n = epoll_wait(s->ledger->ends, ends, FD_SETSIZE, 0);
+
+	for (int i = 0; i < n; i++) {
+		int sock = ends[i].data.fd;
+		const char *why = client_ended(sock);
+
+		if (!FD_ISSET(sock, &s->present))
+			close(sock); /* the image before was about to make or to free a peer */
+		else if (why)
+			peer_leave(s, sock, why);
+	}
+}
+
+/* Notices who can be sent more. */
+static void peers_wake(struct server *s, const fd_set *writable)
 {
 	set_each (sock, writable) {
 		FD_CLR(sock, &s->blocked);
 		FD_SET(sock, &s->due);
-	}
-	set_each (sock, readable) {
-		const char *why = FD_ISSET(sock, &s->present) ? client_ended(sock) : NULL;
-
-		if (why)
-			peer_leave(s, sock, why);
 	}
 	if (timer_ended(s, TIMER_SEND)) {
 		set_each (sock, &s->starved)
@@ -2342,8 +2370,8 @@ static char *program_path(void)
 static bool descriptors_keep(struct server *s, bool keep)
 {
 	const struct ledger *l = s->ledger;
-	const int own[] = {s->ledger_fd, l->store,    l->lock,  l->disk,
-			   l->pidfile,   l->listener, l->watch, l->signals};
+	const int own[] = {s->ledger_fd, l->store, l->lock,    l->disk, l->pidfile,
+			   l->listener,  l->watch, l->signals, l->ends};
 	int flags = keep ? 0 : FD_CLOEXEC;
 	bool open = true;
 
@@ -2567,9 +2595,10 @@ static void server_wait(struct server *s, fd_set *readable, fd_set *writable)
 	int64_t wait = timers_wait(s);
 	struct timeval timeout = {.tv_sec = wait / 1000, .tv_usec = wait % 1000 * 1000};
 
-	*readable = s->present;
+	FD_ZERO(readable);
 	*writable = s->blocked;
 	FD_SET(l->signals, readable);
+	FD_SET(l->ends, readable);
 	if (l->watch >= 0)
 		FD_SET(l->watch, readable);
 	if (!l->timers[TIMER_ACCEPT] && !s->stop_at)
@@ -2603,7 +2632,9 @@ static void serve(struct server *s)
 				 s->program, TRIAL_MS / 1000);
 			trial_kill(s);
 		}
-		peers_look(s, &readable, &writable);
+		peers_wake(s, &writable); /* first: who has gone shows as writable, too */
+		if (FD_ISSET(l->ends, &readable))
+			peers_read(s);
 		if (l->watch >= 0 && FD_ISSET(l->watch, &readable))
 			socket_changed(s);
 		if (timer_ended(s, TIMER_SOCKET))

@@ -214,7 +214,7 @@ static void history_send(struct history *h)
 	fd_set writable = s->blocked;
 
 	select(FD_SETSIZE, NULL, &writable, NULL, &(struct timeval){0});
-	peers_look(s, &(fd_set){0}, &writable);
+	peers_wake(s, &writable);
 	peers_send(s);
 	for (struct member *m = h->members; m < h->members + PEERS; m++) {
 		if (m->sock < 0)
@@ -309,8 +309,11 @@ static void server_open(struct history *h, unsigned int vectors, bool legacy)
 
 static void server_discard(struct history *h)
 {
+	int ends = h->server.ledger->ends;
+
 	munmap(h->server.ledger, ledger_length(h->server.opt.vectors));
 	close(h->server.ledger_fd);
+	close(ends);
 }
 
 static void history_run(uint64_t seed, unsigned int vectors)
