@@ -4,6 +4,7 @@
 
 load lib/common
 load lib/client
+load lib/manual
 
 # Runs a shell program as a peer, in the background; what it says is in $WORK/NAME, and its first
 # line has its ID.
@@ -40,7 +41,7 @@ ticks() { # PID
 # An example of the manual page, as a reader has it before them.
 example() { # NAME
 	need_tool mandoc
-	mandoc -T ascii "$SOURCE_DIR/client/ivshmem_client.1" | col -b -x |
+	manual_text "$SOURCE_DIR/client/ivshmem_client.1" |
 		awk -v name="$1:" '
 			/^ *#!/ { start = $0; indent = match($0, /#/) - 1 }
 			$2 == name { on = 1; print substr(start, indent + 1) }

@@ -1,6 +1,8 @@
 #!/usr/bin/env bats
 # --help, the manual page and the README tell the same story, and it is that of the program.
 
+load lib/manual
+
 # A program by its own name: where it, its page and its text are.
 select_program() { # tm_ivshmem_server | ivshmem_client
 	case $1 in
@@ -143,7 +145,7 @@ documents_agree() { # LEAST-NUMBER-OF-OPTIONS
 	done
 	for word in dump 'int ID VECTOR' 'int ID all' 'int all' help quit; do
 		"$PROGRAM" --help | tr '\n' ' ' | grep -q "${word}[,.]"
-		mandoc -T ascii "$PAGE" | col -b | sed -n '/^DIALOG/,/^[E]/p' | tr 'IDVECTOR' 'idvector' |
+		manual_text "$PAGE" | sed -n '/^DIALOG/,/^[E]/p' | tr 'IDVECTOR' 'idvector' |
 			grep -q "^     $(tr 'IDVECTOR' 'idvector' <<<"$word")\b"
 		grep -q "^| none .*\`$word\`" "$SOURCE_DIR/README.md"
 	done

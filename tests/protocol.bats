@@ -4,11 +4,12 @@
 
 load lib/common
 load lib/client
+load lib/manual
 
 # Cuts a program out of the page: from a line that begins with its name to what is indented less.
 example() { # NAME
 	need_tool mandoc
-	mandoc -T ascii "$SOURCE_DIR/client/ivshmem_protocol.7" | col -b -x |
+	manual_text "$SOURCE_DIR/client/ivshmem_protocol.7" |
 		awk -v name="$1" '
 			/[^ ]/ && on && match($0, /[^ ]/) <= indent { exit }
 			/[^ ]/ && !on && index($0, name) { on = 1; indent = match($0, /[^ ]/) - 1 }
