@@ -376,7 +376,10 @@ SigBlk: 0000000000000000
 	exec 9<>keys
 	echo "$program" >program
 	# The key must reach no shell between: there are some that end with it, after the client.
-	timeout --kill-after=5 60 script -qec "exec '$CLIENT' -n 1 '$SOCK' run bash program" /dev/null \
+	# What a script runs in the background ignores it; older timeouts undo that, newer ones do not.
+	listening=(env '--default-signal=INT,QUIT')
+	timeout --kill-after=5 60 "${listening[@]}" \
+		script -qec "exec '$CLIENT' -n 1 '$SOCK' run bash program" /dev/null \
 		<keys >"$WORK/terminal" 3>&- 9>&- &
 	script=$!
 	PIDS+=("$script")
@@ -395,7 +398,8 @@ SigBlk: 0000000000000000
 	ends "$script" 9
 
 	# One that the key does not reach, since it has a session of its own, is not sent it by us.
-	timeout --kill-after=5 60 script -qec "exec '$CLIENT' -n 1 '$SOCK' run setsid bash program" /dev/null \
+	timeout --kill-after=5 60 "${listening[@]}" \
+		script -qec "exec '$CLIENT' -n 1 '$SOCK' run setsid bash program" /dev/null \
 		<keys >"$WORK/terminal" 3>&- 9>&- &
 	script=$!
 	PIDS+=("$script")
