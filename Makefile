@@ -127,7 +127,7 @@ QEMU_PAGE = $(DESTDIR)$(MANDIR)/man8/ivshmem-server.8
 QEMU_LINK_IS_OURS = readlink $(QEMU_LINK) | grep -q 'tm_ivshmem_server$$'
 
 install-ivshmem-server: install
-	@[ ! -e $(QEMU_LINK) ] || $(QEMU_LINK_IS_OURS) || \
+	@{ [ ! -e $(QEMU_LINK) ] && [ ! -L $(QEMU_LINK) ]; } || $(QEMU_LINK_IS_OURS) || \
 		{ echo '$(QEMU_LINK) is another program: remove it first' >&2; exit 1; }
 	mkdir -p $(DESTDIR)$(BINDIR)
 	ln -sfr $(DESTDIR)$(SBINDIR)/tm_ivshmem_server $(QEMU_LINK)

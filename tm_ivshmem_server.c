@@ -158,6 +158,7 @@ enum timer {
 #define LEDGER_MAGIC  UINT64_C(0x72656764656c6d74)
 #define LEDGER_LAYOUT 1
 #define LEDGER_RING   200
+#define LEDGER_HEAD   ((sizeof(struct ledger) + 63) / 64 * 64) /* the peers begin here, aligned */
 
 /*
  * All that must outlive the process, in memory that the next image maps as well. Its descriptors
@@ -165,7 +166,7 @@ enum timer {
  * peer_length says; of pages that nobody has touched the kernel keeps none.
  */
 struct ledger {
-	_Alignas(64) uint64_t magic; /* so that the peers behind it are aligned */
+	uint64_t magic;
 	uint32_t layout;
 	uint32_t peer_length;
 	uint32_t vectors, legacy;
@@ -695,6 +696,8 @@ __attribute__((noreturn)) static void option_mistake(int found, const char *word
 /* The backing store has no name: its file is in the folder in optarg or, without one, nowhere. */
 static void anonymous_parse(struct options *o, char **arg)
 {
+	if (optarg && *optarg == '=' && !as_qemu())
+		usage("-A " VALUE ": the folder follows at once, as in -A/tmp", optarg);
 	o->folder = optarg ? path_parse('A', arg) : NULL;
 	o->shm = o->anonymous = true;
 }
@@ -944,9 +947,11 @@ static bool file_claim(struct server *s, const char *path, int flags, mode_t mod
 	if (*fd < 0)
 		return path_fail("cannot open", path);
 	if (flock(*fd, LOCK_EX | LOCK_NB) == 0 && file_stands_at(*fd, path)) {
-		/* This kind of lock excludes nobody here, but tells others who has the file. */
-		fcntl(*fd, F_SETLK, &(struct flock){.l_type = F_WRLCK});
-		return true;
+		/* This kind of lock is that of QEMU's server, and tells others who has the file. */
+		if (fcntl(*fd, F_SETLK, &(struct flock){.l_type = F_WRLCK}) == 0 ||
+		    (errno != EAGAIN && errno != EACCES))
+			return true;
+		errno = EWOULDBLOCK;
 	}
 	if (errno == EWOULDBLOCK) {
 		taken(s, path, *fd); /* even if we created it, it is theirs now */
@@ -1404,7 +1409,7 @@ static uint32_t peer_length(unsigned int vectors)
 
 static size_t ledger_length(unsigned int vectors)
 {
-	return sizeof(struct ledger) + FD_SETSIZE * (size_t)peer_length(vectors);
+	return LEDGER_HEAD + FD_SETSIZE * (size_t)peer_length(vectors);
 }
 
 static bool ledger_map(struct server *s, size_t length, int protection)
@@ -1470,7 +1475,8 @@ static bool ledger_take(struct server *s, int protection)
 static struct peer *peer_at(const struct server *s, int sock)
 {
 	assert(sock >= 0 && sock < FD_SETSIZE);
-	return (struct peer *)((char *)(s->ledger + 1) + (size_t)sock * s->ledger->peer_length);
+	return (struct peer *)((char *)s->ledger + LEDGER_HEAD +
+			       (size_t)sock * s->ledger->peer_length);
 }
 
 /*
@@ -1548,7 +1554,7 @@ static bool socket_path_free(const char *path)
 	char who[32];
 
 	if (lstat(path, &st) < 0)
-		return errno == ENOENT || fail("cannot examine %s", path);
+		return errno == ENOENT || path_fail("cannot examine", path);
 	if (!S_ISSOCK(st.st_mode))
 		return complain("%s exists and is not a socket: choose another path with -%c", path,
 				typed('p'));
@@ -1567,7 +1573,7 @@ static bool socket_path_free(const char *path)
 			path, who, typed('p'));
 	}
 	if (error != ECONNREFUSED && error != ENOENT)
-		return fail("cannot find out whether a server listens on %s", path);
+		return path_fail("cannot find out whether a server listens on", path);
 	if (error == ECONNREFUSED && unlink(path) < 0)
 		return path_fail("cannot remove the stale socket", path);
 	return true;
@@ -1633,25 +1639,26 @@ static bool socket_bind(struct server *s, int listener)
 	return false;
 }
 
-/* Makes the socket and listens on it: in the place of the listener that there is, if any. */
-static bool socket_listen(struct server *s)
+/* Makes the socket and listens on it. *fd is what listens, also if it failed; -1: nothing. */
+static bool socket_make(struct server *s, int32_t *fd)
 {
 	int folder = socket_folder_lock(s->opt.socket, s->ledger->listener < 0);
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	int32_t *listener = &s->ledger->listener;
-	bool done = (fd >= 0 || fail("cannot create a socket")) &&
-		    socket_path_free(s->opt.socket) && socket_bind(s, fd);
+	bool done;
 
-	if (*listener < 0) {
-		*listener = fd; /* also if it failed: who has connected is to be turned away */
-		s->ledger->watch = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-	} else if (fd >= 0) {
-		if (done && dup3(fd, *listener, O_CLOEXEC) < 0)
-			done = fail("cannot replace the socket %s", s->opt.socket);
-		close(fd);
-	}
+	*fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	done = (*fd >= 0 || fail("cannot create a socket")) && socket_path_free(s->opt.socket) &&
+	       socket_bind(s, *fd);
 	if (folder >= 0)
 		close(folder);
+	return done;
+}
+
+/* The same for a server that starts: who has connected though it failed is turned away later. */
+static bool socket_listen(struct server *s)
+{
+	bool done = socket_make(s, &s->ledger->listener);
+
+	s->ledger->watch = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 	if (done)
 		socket_watch(s);
 	return done;
@@ -2173,7 +2180,7 @@ static bool peers_accept(struct server *s, bool all)
 		}
 		if (sock >= 0 || error == ECONNABORTED || error == EINTR)
 			continue;
-		if (error == EAGAIN || s->stop_at)
+		if (error == EAGAIN || error == EINVAL /* shut down, and empty */ || s->stop_at)
 			return true;
 		errno = error;
 		if (!full)
@@ -2516,9 +2523,30 @@ static void socket_changed(struct server *s)
 }
 
 /*
- * Makes our socket again if somebody has removed it. Says so once, and tries until it works; who
- * waits on the old one is served before.
+ * Makes the socket anew. By the old one, which may have been moved, nobody can connect any more,
+ * and who waits there is served before it is closed.
  */
+static bool socket_renew(struct server *s, bool quiet)
+{
+	int32_t fd;
+	bool done;
+
+	muted = quiet;
+	done = socket_make(s, &fd);
+	muted = false;
+	if (done) {
+		shutdown(s->ledger->listener, SHUT_RDWR);
+		peers_accept(s, true);
+		done = dup3(fd, s->ledger->listener, O_CLOEXEC) >= 0 ||
+		       fail("cannot replace the socket %s", s->opt.socket);
+		socket_watch(s);
+	}
+	if (fd >= 0)
+		close(fd);
+	return done;
+}
+
+/* Makes our socket again if somebody has removed it. Says so once, and tries until it works. */
 static void socket_check(struct server *s)
 {
 	bool lost = s->socket_lost;
@@ -2528,11 +2556,7 @@ static void socket_check(struct server *s)
 		return;
 	if (!lost)
 		fail("our socket is gone, making it again: %s", s->opt.socket);
-	if (peers_accept(s, true)) {
-		muted = lost;
-		s->socket_lost = !socket_listen(s);
-		muted = false;
-	}
+	s->socket_lost = !socket_renew(s, lost);
 	if (!s->socket_lost) {
 		say("listening on %s again", s->opt.socket);
 		return;
