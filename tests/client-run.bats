@@ -377,8 +377,8 @@ SigBlk: 0000000000000000
 	exec 9<>keys
 	echo "$program" >program
 	# The key must reach no shell between: there are some that end with it, after the client.
-	# What a script runs in the background ignores it; older timeouts undo that, newer ones do not.
-	listening=(env '--default-signal=INT,QUIT')
+	# What a script runs in the background ignores it, and HUP under nohup; newer timeouts leave it so.
+	listening=(env '--default-signal=HUP,INT,QUIT')
 	timeout --kill-after=5 60 "${listening[@]}" \
 		script -qec "exec '$CLIENT' -n 1 '$SOCK' run bash program" /dev/null \
 		<keys >"$WORK/terminal" 3>&- 9>&- &
