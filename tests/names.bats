@@ -169,18 +169,7 @@ M=1048576
 # --- mistakes: status 1, one line, and nothing left behind
 
 wrong() { # TEXT... -- ARGUMENT...
-	local texts=() before
-	while [ "$1" != -- ]; do
-		texts+=("$1")
-		shift
-	done
-	shift
-	before=$(state)
-	try "$SERVER" -S "$SOCK" "$@"
-	is "status of: $*: $(<"$WORK/err")" "$STATUS" 1
-	said_lines 1 "$@"
-	has "$WORK/err" 'ivshmem-server: ' "${texts[@]}"
-	is "what stands here after: $*" "$(state)" "$before"
+	SOCKET_OPTION=-S refused 'ivshmem-server: ' "$@"
 }
 
 @test "mistakes are as many as ours, and their status is 1" {

@@ -206,7 +206,8 @@ misuse() { # TEXT... -- ARGUMENT...
 }
 
 # A start that fails: status 1, one line on stderr (or as many as $SAID) that has the texts, and
-# everything as it was. What runs before the server, e.g. setpriv, stands in the array WRAP.
+# everything as it was. What runs before the server, e.g. setpriv, stands in the array WRAP; where
+# the socket does not go with -p, $SOCKET_OPTION says with what.
 refused() { # TEXT... -- ARGUMENT...
 	local texts=() before
 	while [ "$1" != -- ]; do
@@ -215,7 +216,7 @@ refused() { # TEXT... -- ARGUMENT...
 	done
 	shift
 	before=$(state)
-	try "${WRAP[@]}" "$SERVER" -p "$SOCK" "$@"
+	try "${WRAP[@]}" "$SERVER" "${SOCKET_OPTION:--p}" "$SOCK" "$@"
 	is "status of: $*: $(<"$WORK/err")" "$STATUS" 1
 	said_lines "${SAID:-1}" "$@"
 	has "$WORK/err" "${texts[@]}"
