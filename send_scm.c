@@ -5,7 +5,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <poll.h>
-#include <stdbool.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -53,10 +52,10 @@ int scm_send(int sock, const struct scm_msg *messages, size_t n)
 }
 
 /*
- * Takes the descriptors out of a control message: the first into *fd if that is still -1, any other
- * is closed. Returns whether there was none too many.
+ * Takes the descriptors out of a control message, to those that are in fds already; for what there
+ * is no room, it is closed. Returns whether there was none too many.
  */
-static bool descriptors_take(struct msghdr *header, int *fd)
+static bool descriptors_take(struct msghdr *header, int *fds, size_t *n, size_t room)
 {
 	bool fine = !(header->msg_flags & MSG_CTRUNC);
 
@@ -67,8 +66,8 @@ static bool descriptors_take(struct msghdr *header, int *fd)
 			int got;
 
 			memcpy(&got, CMSG_DATA(c) + at, sizeof(got));
-			if (*fd < 0) {
-				*fd = got;
+			if (*n < room) {
+				fds[(*n)++] = got;
 			} else {
 				close(got);
 				fine = false;
@@ -81,7 +80,7 @@ static bool descriptors_take(struct msghdr *header, int *fd)
 int scm_recv(int sock, int64_t *value, int *fd)
 {
 	char *bytes = (char *)value;
-	size_t have = 0;
+	size_t have = 0, descriptors = 0;
 	bool fine = true;
 
 	*fd = -1;
@@ -106,7 +105,7 @@ int scm_recv(int sock, int64_t *value, int *fd)
 			return 0;
 		if (n <= 0)
 			break;
-		fine = descriptors_take(&header, fd) && fine;
+		fine = descriptors_take(&header, fd, &descriptors, 1) && fine;
 		have += (size_t)n;
 	}
 	if (have == sizeof(*value) && fine)
@@ -114,6 +113,55 @@ int scm_recv(int sock, int64_t *value, int *fd)
 	if (*fd >= 0)
 		close(*fd);
 	*fd = -1;
+	errno = EPROTO;
+	return -1;
+}
+
+/* The same as union control, with room for as many descriptors as the kernel takes. */
+union large_control {
+	struct cmsghdr header;
+	char space[CMSG_SPACE(SCM_DESCRIPTORS * sizeof(int))];
+};
+
+bool scm_pass(int sock, const struct sockaddr_un *to, socklen_t to_length, const char *text,
+	      size_t length, const int *fds, size_t n)
+{
+	union large_control control = {0};
+	struct iovec iov = {.iov_base = (void *)text, .iov_len = length};
+	struct msghdr header = {
+		.msg_name = (void *)to, .msg_namelen = to_length, .msg_iov = &iov, .msg_iovlen = 1};
+
+	assert(n <= SCM_DESCRIPTORS);
+	if (n > 0) {
+		control.header = (struct cmsghdr){
+			.cmsg_level = SOL_SOCKET,
+			.cmsg_type = SCM_RIGHTS,
+			.cmsg_len = CMSG_LEN(n * sizeof(*fds)),
+		};
+		memcpy(CMSG_DATA(&control.header), fds, n * sizeof(*fds));
+		header.msg_control = &control;
+		header.msg_controllen = CMSG_SPACE(n * sizeof(*fds));
+	}
+	return sendmsg(sock, &header, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)length;
+}
+
+int scm_peek(int sock, int *fds)
+{
+	union large_control control;
+	char text[64];
+	struct iovec iov = {.iov_base = text, .iov_len = sizeof(text)};
+	struct msghdr header = {.msg_iov = &iov,
+				.msg_iovlen = 1,
+				.msg_control = &control,
+				.msg_controllen = sizeof(control)};
+	size_t n = 0;
+
+	if (recvmsg(sock, &header, MSG_DONTWAIT | MSG_PEEK | MSG_CMSG_CLOEXEC) < 0)
+		return -1;
+	if (descriptors_take(&header, fds, &n, SCM_DESCRIPTORS))
+		return (int)n;
+	while (n > 0)
+		close(fds[--n]);
 	errno = EPROTO;
 	return -1;
 }

@@ -6,8 +6,11 @@
 #ifndef SEND_SCM_H
 #define SEND_SCM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 /* fd is borrowed: it must be open while the message is sent. -1: no descriptor. */
 struct scm_msg {
@@ -33,5 +36,23 @@ int scm_send(int sock, const struct scm_msg *messages, size_t n);
  * protocol (a message cut short, or with more than one descriptor).
  */
 int scm_recv(int sock, int64_t *value, int *fd);
+
+/* Descriptors in one datagram, at most: what the kernel allows. */
+#define SCM_DESCRIPTORS 253
+
+/*
+ * Sends one datagram of length bytes with n descriptors, at most SCM_DESCRIPTORS, to an address or,
+ * where to is NULL, to the other end of a connected socket. Never waits and never raises SIGPIPE.
+ * Returns false with errno; EAGAIN: there is no room.
+ */
+bool scm_pass(int sock, const struct sockaddr_un *to, socklen_t to_length, const char *text,
+	      size_t length, const int *fds, size_t n);
+
+/*
+ * Opens the descriptors of the next datagram, and leaves that in the queue; "next" moves on by
+ * SO_PEEK_OFF, which the caller sets. fds has room for SCM_DESCRIPTORS; they are close-on-exec, and
+ * the caller closes them. Never waits. Returns how many there are, 0 at the end; -1 with errno.
+ */
+int scm_peek(int sock, int *fds);
 
 #endif

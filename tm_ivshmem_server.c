@@ -15,7 +15,9 @@
  * anybody, and one that does not read costs what any other costs.
  *
  * All that must outlive the process stands in the ledger, a memfd: upon SIGHUP the process executes
- * the program that is now on disk, which maps the ledger and goes on.
+ * the program that is now on disk, which maps the ledger and goes on. Under a supervisor such as
+ * systemd, which keeps descriptors for us, a new process can do that as well, however the old one
+ * has ended.
  *
  * select looks at all its descriptors each time, so it has one that stands for the ends of all
  * peers, and else only those of peers whose sockets are full. Sockets must lie below FD_SETSIZE for
@@ -96,6 +98,7 @@
 	500                   /* until a socket is made again that somebody removed: not at once, \
 				 who removes a folder is to get through */
 #define SOCKET_RETRY_MS 1000  /* and until that is tried again */
+#define STORE_RETRY_MS  1000  /* until a supervisor is told again that could not be */
 #define FLUSH_RETRY_MS  1000  /* and a flush that was not made */
 #define TRIAL_MS        10000 /* that a program gets to say that it can take over */
 #define STOP_POLL_MS    10    /* between looks at who has read everything, when the server ends */
@@ -132,9 +135,11 @@ struct place {
 struct peer {
 	uint64_t serial;   /* its number among all joins, from 1 on; 0: nobody is here */
 	uint64_t missed;   /* the departures before it joined, of which it never hears */
-	int64_t joined_ms; /* now_ms() when it joined */
+	uint32_t joined_s; /* now_ms() when it joined, but in seconds */
+	int32_t process;
 	struct place place;
-	uint32_t sending; /* a send is under way: how much of it went out is not known */
+	uint16_t sending; /* a send is under way: how much of it went out is not known */
+	uint16_t stored;  /* the supervisor has its socket and eventfds as well */
 	int32_t id;
 	int32_t eventfds[]; /* one for each vector */
 };
@@ -152,13 +157,23 @@ enum timer {
 	TIMER_FLUSH,  /* flush it again, where that came to nothing */
 	TIMER_SOCKET, /* look again whether our socket stands there */
 	TIMER_TRIAL,  /* give up a program that does not say whether it can take over */
+	TIMER_STORE,  /* tell the supervisor what it had no room for */
 	TIMERS,
 };
 
-#define LEDGER_MAGIC  UINT64_C(0x72656764656c6d74)
-#define LEDGER_LAYOUT 1
-#define LEDGER_RING   200
-#define LEDGER_HEAD   ((sizeof(struct ledger) + 63) / 64 * 64) /* the peers begin here, aligned */
+/* What of our own a supervisor keeps for us, and what that is called there. */
+enum own { OWN_LEDGER, OWN_OBJECT, OWN_LOCK, OWN_LISTENER, OWNS };
+static const char *const own_names[OWNS] = {"ledger", "object", "lock", "our-listener"};
+#define PARCEL "node-" /* and a serial number: what the parcel of a peer is called */
+
+/* What the supervisor has by such a name: nothing, what is to be dropped, or what is right. */
+enum kept { KEPT_NOTHING, KEPT_OLD, KEPT };
+
+#define LEDGER_MAGIC         UINT64_C(0x72656764656c6d74)
+#define LEDGER_LAYOUT        2
+#define LEDGER_LAYOUT_BEFORE 1 /* of version 1.1: ledger_renew */
+#define LEDGER_RING          200
+#define LEDGER_HEAD          ((sizeof(struct ledger) + 63) / 64 * 64) /* the peers begin here, aligned */
 
 /*
  * All that must outlive the process, in memory that the next image maps as well. Its descriptors
@@ -188,11 +203,24 @@ struct ledger {
 	uint64_t joins;             /* so far; the newest may not have become true */
 	uint64_t departures;        /* so far: each is true once it counts here */
 	struct departure ring[IDS]; /* the last of them, the nth at n % IDS */
+	uint64_t forgotten;         /* departures of which the supervisor has been told */
+	uint64_t object_name;       /* text_hash of what the options call the object */
+	uint8_t kept[OWNS];         /* an enum kept for each */
 };
 
 _Static_assert(TIMERS <= 8 && sizeof(struct place) == 24 && sizeof(struct peer) == 56 &&
-		       offsetof(struct ledger, ring) == LEDGER_RING,
+		       offsetof(struct ledger, ring) == LEDGER_RING &&
+		       LEDGER_HEAD == LEDGER_RING + IDS * sizeof(struct departure) + 56,
 	       "another layout of the ledger wants another LEDGER_LAYOUT");
+
+/* Who started us and wants to hear of us, such as systemd (sd_notify(3)). */
+struct supervisor {
+	int sock; /* to send from; closed at exit. -1: there is no supervisor */
+	struct sockaddr_un address;
+	socklen_t length;
+	bool lost;    /* it cannot be reached, and the log says so */
+	bool unready; /* it has not been told yet that we are ready, or what is ours */
+};
 
 struct server {
 	struct options opt;
@@ -208,9 +236,12 @@ struct server {
 		      background */
 	int spare; /* the same: given up where no descriptor is left, to refuse a client or to
 		      restart; both may be -1 */
-	bool socket_lost;           /* somebody removed our socket, and the log says so */
+	bool socket_lost; /* somebody removed our socket, and the log says so */
+	struct supervisor supervisor;
 	int32_t trial;              /* the child that tries the program on disk; 0: none */
 	int64_t stop_at;            /* when to end at the latest; 0: not ending */
+	bool handover;              /* and a successor is to take over */
+	bool leave_waiting;         /* who waits to be accepted then is not ours to serve */
 	size_t count;               /* of peers */
 	uint16_t order[FD_SETSIZE]; /* their sockets, in the order in which they joined */
 	fd_set present;             /* the same sockets */
@@ -619,6 +650,12 @@ static bool size_fits(const struct options *o, uint64_t bytes, char **why)
 	return false;
 }
 
+/* Whether the server is to have no memory. */
+static bool memoryless(const struct options *o)
+{
+	return o->sized && o->size == 0;
+}
+
 /* What holds for the options together, whatever their order; arguments as they were given. */
 static void options_check(const struct options *o, const char *file, const char *shm,
 			  const char *size)
@@ -636,13 +673,13 @@ static void options_check(const struct options *o, const char *file, const char 
 		      "-A/--anonymous", "-t/--truncate");
 	if (o->truncate && !o->sized)
 		usage("%s needs %s: say which size", "-t/--truncate", "-m/--size");
-	if (o->sized && o->size == 0 && !o->legacy)
+	if (memoryless(o) && !o->legacy)
 		usage("%s " VALUE
 		      ": give a size; only the original stream, %s-L, can do without memory",
 		      option_name('m'), size, own_name());
-	if (o->sized && o->size == 0 && o->anonymous)
+	if (memoryless(o) && o->anonymous)
 		usage("%s: there is no memory with %s %s", "-A/--anonymous", "-m/--size", size);
-	if (o->sized && o->size == 0 && (o->truncate || o->allocate))
+	if (memoryless(o) && (o->truncate || o->allocate))
 		usage("%s: there is no memory with %s %s",
 		      o->truncate ? "-t/--truncate" : "-a/--allocate", "-m/--size", size);
 	if (o->sized && o->size > 0 && !size_fits(o, o->size, &why))
@@ -824,6 +861,31 @@ static int spare_open(void)
 	if (fd < 0)
 		fail("cannot open /dev/null");
 	return fd;
+}
+
+/*
+ * Sees to it that a descriptor has a number from this one on, as far as the limit of descriptors
+ * allows that. Returns the number.
+ */
+static int descriptor_raise(int fd, int from)
+{
+	int high = fd < 0 || fd >= from ? fd : fcntl(fd, F_DUPFD_CLOEXEC, from);
+
+	if (high < 0 || high == fd)
+		return fd;
+	close(fd);
+	return high;
+}
+
+/* The same, for the lowest number that is free. */
+static int descriptor_lower(int fd)
+{
+	int low = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+
+	if (low < 0)
+		return fd;
+	close(fd);
+	return low;
 }
 
 static void spare_close(struct server *s)
@@ -1321,7 +1383,7 @@ static bool store_open(struct server *s)
 	const struct ledger *l = s->ledger;
 	struct examination e = {0};
 
-	if (s->opt.sized && s->opt.size == 0)
+	if (memoryless(&s->opt))
 		return true;
 	if (!(s->opt.anonymous ? store_make : store_claim)(s, &e) || !store_size_choose(s) ||
 	    !store_size_check(s, &e))
@@ -1418,6 +1480,16 @@ static bool ledger_map(struct server *s, size_t length, int protection)
 	return s->ledger != MAP_FAILED;
 }
 
+/* A number that another text hardly has (FNV-1a). */
+static uint64_t text_hash(const char *text)
+{
+	uint64_t hash = UINT64_C(0xcbf29ce484222325);
+
+	for (; *text; text++)
+		hash = (hash ^ (unsigned char)*text) * UINT64_C(0x100000001b3);
+	return hash;
+}
+
 /* Makes the ledger of a server that starts. Nobody can cut it, whoever gets hold of it. */
 static bool ledger_create(struct server *s)
 {
@@ -1434,22 +1506,18 @@ static bool ledger_create(struct server *s)
 	s->ledger->peer_length = peer_length(s->opt.vectors);
 	s->ledger->vectors = s->opt.vectors;
 	s->ledger->legacy = s->opt.legacy;
+	s->ledger->object_name = text_hash(s->opt.object);
 	s->ledger->store = s->ledger->lock = s->ledger->disk = s->ledger->pidfile = -1;
 	s->ledger->listener = s->ledger->watch = s->ledger->signals = -1;
-	s->ledger->ends = epoll_create1(EPOLL_CLOEXEC);
-	if (s->ledger->ends < 0)
-		return fail("cannot create an epoll descriptor");
 	return true;
 }
 
 /*
- * Maps the ledger that the image before has left, if it is one of ours and fits our options. Where
+ * Maps the ledger that another process or image has left, if it is one that we can read. Where
  * memory is short, errno is ENOMEM: nothing is wrong with it.
  */
-static bool ledger_take(struct server *s, int protection)
+static bool ledger_open(struct server *s, int protection)
 {
-	const struct options *o = &s->opt;
-	size_t length = ledger_length(o->vectors);
 	const struct ledger *l;
 	struct stat st;
 
@@ -1458,17 +1526,24 @@ static bool ledger_take(struct server *s, int protection)
 		return fail("cannot take over: cannot map the ledger of peers");
 	l = s->ledger;
 	errno = EINVAL;
-	if ((size_t)st.st_size < sizeof(*l) || l->magic != LEDGER_MAGIC ||
-	    l->layout != LEDGER_LAYOUT)
-		return complain("cannot take over: the server that runs keeps no ledger of peers "
-				"that this program can read: put another version there");
-	if (l->vectors != o->vectors || l->legacy != o->legacy || (size_t)st.st_size != length ||
-	    l->peer_length != peer_length(o->vectors))
-		return complain("cannot take over: the nodes have %u vectors%s, this program's "
-				"options make it %u%s",
-				l->vectors, l->legacy ? ", -L" : "", o->vectors,
-				o->legacy ? ", -L" : "");
-	return true;
+	return ((size_t)st.st_size >= sizeof(*l) && l->magic == LEDGER_MAGIC &&
+		(l->layout == LEDGER_LAYOUT || l->layout == LEDGER_LAYOUT_BEFORE) &&
+		l->vectors <= VECTORS_MAX && l->peer_length == peer_length(l->vectors) &&
+		(size_t)st.st_size == ledger_length(l->vectors)) ||
+	       complain("cannot take over: the server before keeps no ledger of peers that this "
+			"program can read: put another version there");
+}
+
+/* Whether the peers in the ledger are as our options want them. */
+static bool ledger_fits(const struct server *s)
+{
+	const struct options *o = &s->opt;
+	const struct ledger *l = s->ledger;
+
+	return (l->vectors == o->vectors && l->legacy == o->legacy) ||
+	       complain("cannot take over: the nodes have %u vectors%s, this program's options "
+			"make it %u%s",
+			l->vectors, l->legacy ? ", -L" : "", o->vectors, o->legacy ? ", -L" : "");
 }
 
 /* The peer with this socket, or the place of the one that is to be. */
@@ -1477,6 +1552,36 @@ static struct peer *peer_at(const struct server *s, int sock)
 	assert(sock >= 0 && sock < FD_SETSIZE);
 	return (struct peer *)((char *)s->ledger + LEDGER_HEAD +
 			       (size_t)sock * s->ledger->peer_length);
+}
+
+/* Which process, of which user, has connected by this socket. */
+static struct ucred client_process(int sock)
+{
+	struct ucred who = {.pid = 0, .uid = (uid_t)-1};
+	socklen_t length = sizeof(who);
+
+	getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &who, &length);
+	return who;
+}
+
+/* Brings a ledger of version 1.1 up to date: that had the time of a join in milliseconds. */
+static void ledger_renew(struct server *s)
+{
+	struct ledger *l = s->ledger;
+	int64_t joined_ms;
+
+	if (l->layout == LEDGER_LAYOUT)
+		return;
+	for (int sock = 0; sock < (int)l->slots; sock++) {
+		struct peer *p = peer_at(s, sock);
+
+		memcpy(&joined_ms, &p->joined_s, sizeof(joined_ms));
+		p->joined_s = (uint32_t)(joined_ms / 1000);
+		p->process = client_process(sock).pid;
+	}
+	l->forgotten = l->departures;
+	l->object_name = text_hash(s->opt.object);
+	l->layout = LEDGER_LAYOUT;
 }
 
 /*
@@ -1653,22 +1758,16 @@ static bool socket_make(struct server *s, int32_t *fd)
 	return done;
 }
 
-/* The same for a server that starts: who has connected though it failed is turned away later. */
-static bool socket_listen(struct server *s)
-{
-	bool done = socket_make(s, &s->ledger->listener);
-
-	s->ledger->watch = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-	if (done)
-		socket_watch(s);
-	return done;
-}
-
-/* Whether our socket stands at its path; if not, errno is ENOENT, or says why nobody knows. */
+/*
+ * Whether our socket stands at its path; if not, errno is ENOENT, or says why nobody knows. A
+ * socket that a supervisor has made is its own matter.
+ */
 static bool socket_stands(const struct server *s)
 {
 	struct stat st;
 
+	if (!s->ledger->socket_ino)
+		return true;
 	if (lstat(s->opt.socket, &st) < 0)
 		return false;
 	errno = ENOENT;
@@ -1687,6 +1786,208 @@ static void socket_remove(struct server *s)
 		fail("cannot remove socket %s", s->opt.socket);
 	s->ledger->socket_ino = 0;
 	shutdown(s->ledger->listener, SHUT_RDWR);
+}
+
+/* The path of a listening socket, "@name" where it is not a file. Stays allocated; NULL with errno.
+ */
+static const char *listener_path(int fd)
+{
+	struct sockaddr_un address = {0};
+	socklen_t length = sizeof(address) - 1; /* a 0 stays behind it */
+
+	if (getsockname(fd, (struct sockaddr *)&address, &length) < 0)
+		return NULL;
+	if (!address.sun_path[0])
+		address.sun_path[0] = '@';
+	return strdup(address.sun_path);
+}
+
+/*
+ * Timers
+ */
+
+/* Milliseconds on a clock that nobody sets. */
+static int64_t now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* Has something done after so many milliseconds, if it is not to be done already. */
+static void timer_start(struct server *s, enum timer timer, int64_t ms)
+{
+	if (!s->ledger->timers[timer])
+		s->ledger->timers[timer] = now_ms() + ms;
+}
+
+/* Whether it is time for that; if so, the timer ends. */
+static bool timer_ended(struct server *s, enum timer timer)
+{
+	if (!s->ledger->timers[timer] || now_ms() < s->ledger->timers[timer])
+		return false;
+	s->ledger->timers[timer] = 0;
+	return true;
+}
+
+/*
+ * The supervisor
+ *
+ * It keeps descriptors for us, and passes them to the process that it starts when this one has
+ * ended: what is our own, and for each peer a parcel, one end of a pair of sockets in whose queue
+ * the peer's socket and eventfds lie in order. So it holds one descriptor for a peer, however many
+ * vectors that has. We never wait for it: what it has no room for is told again later.
+ */
+
+/* Finds out whether there is a supervisor. */
+static void supervisor_open(struct server *s)
+{
+	struct supervisor *v = &s->supervisor;
+	const char *path = getenv("NOTIFY_SOCKET");
+
+	v->sock = -1;
+	if (!path || strlen(path) >= sizeof(v->address.sun_path))
+		return;
+	v->address = socket_address(path);
+	v->length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
+	if (*path == '@')
+		v->address.sun_path[0] = '\0';
+	v->sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	v->unready = true;
+	if (v->sock < 0)
+		fail("cannot tell READY=1 at %s", path);
+}
+
+/*
+ * Tells the supervisor a state, with a descriptor unless that is -1. If it cannot be told, whatever
+ * is still to be told is tried again later; the log says so once. Returns whether it was told.
+ */
+__attribute__((format(printf, 3, 4))) static bool supervisor_tell(struct server *s, int fd,
+								  const char *format, ...)
+{
+	struct supervisor *v = &s->supervisor;
+	char state[128];
+	va_list args;
+	int n;
+
+	if (v->sock < 0)
+		return false;
+	va_start(args, format);
+	n = vsnprintf(state, sizeof(state), format, args);
+	va_end(args);
+	if (scm_pass(v->sock, &v->address, v->length, state, (size_t)n, &fd, fd >= 0))
+		return true;
+	timer_start(s, TIMER_STORE, errno == EAGAIN ? SEND_RETRY_MS : STORE_RETRY_MS);
+	if (errno != EAGAIN && !v->lost)
+		v->lost = !fail("cannot tell %s at %s", state, getenv("NOTIFY_SOCKET"));
+	return false;
+}
+
+/* Has a descriptor stored by this name. FDPOLL=0: it is not to be dropped when its end comes. */
+static bool supervisor_store(struct server *s, int fd, const char *name)
+{
+	return supervisor_tell(s, fd, "FDSTORE=1\nFDNAME=%s\nFDPOLL=0", name);
+}
+
+/* Has all descriptors dropped that are stored by this name. */
+static bool supervisor_drop(struct server *s, const char *name)
+{
+	return supervisor_tell(s, -1, "FDSTOREREMOVE=1\nFDNAME=%s", name);
+}
+
+/* What the parcel of the peer with this serial number is called. */
+static struct text parcel_name(uint64_t serial)
+{
+	struct text name;
+
+	snprintf(name.text, sizeof(name.text), PARCEL "%" PRIu64, serial);
+	return name;
+}
+
+/* There can be no parcel now, for the reason in errno. */
+static bool parcel_fail(struct server *s)
+{
+	timer_start(s, TIMER_STORE, STORE_RETRY_MS);
+	if (!s->supervisor.lost)
+		s->supervisor.lost = !fail("cannot have a node's descriptors stored, trying again");
+	return false;
+}
+
+/*
+ * Has the parcel of a peer stored that has this socket, and is to have this serial number. Returns
+ * false if it is still to be stored by supervisor_update.
+ */
+static bool parcel_store(struct server *s, int sock, uint64_t serial)
+{
+	const struct peer *p = peer_at(s, sock);
+	size_t count = 1 + s->ledger->vectors;
+	int all[1 + VECTORS_MAX], ends[2];
+	bool done = true;
+
+	if (s->supervisor.sock < 0 || s->ledger->timers[TIMER_STORE])
+		return false;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+		return parcel_fail(s);
+	all[0] = sock;
+	memcpy(&all[1], p->eventfds, s->ledger->vectors * sizeof(all[0]));
+	for (size_t at = 0; done && at < count; at += SCM_DESCRIPTORS)
+		done = scm_pass(ends[1], NULL, 0, "", 1, &all[at],
+				count - at < SCM_DESCRIPTORS ? count - at : SCM_DESCRIPTORS) ||
+		       parcel_fail(s);
+	done = done && supervisor_store(s, ends[0], parcel_name(serial).text);
+	close(ends[0]);
+	close(ends[1]);
+	return done;
+}
+
+/* Tells the supervisor what is our own, and that we are ready. Returns whether all was told. */
+static bool supervisor_begin(struct server *s)
+{
+	struct ledger *l = s->ledger;
+	struct supervisor *v = &s->supervisor;
+	const int own[OWNS] = {s->ledger_fd, l->store, l->lock, l->socket_ino ? l->listener : -1};
+
+	for (enum own i = 0; i < OWNS; i++) {
+		if (l->kept[i] == KEPT_OLD && !supervisor_drop(s, own_names[i]))
+			return false;
+		if (l->kept[i] == KEPT_OLD)
+			l->kept[i] = KEPT_NOTHING;
+		if (l->kept[i] == KEPT_NOTHING && own[i] >= 0 &&
+		    !supervisor_store(s, own[i], own_names[i]))
+			return false;
+		if (own[i] >= 0)
+			l->kept[i] = KEPT;
+	}
+	v->unready = !supervisor_tell(s, -1, "READY=1");
+	return !v->unready;
+}
+
+/*
+ * Tells the supervisor what it does not know yet, as far as it has room: of us, of who has left,
+ * and of who is there.
+ */
+static void supervisor_update(struct server *s)
+{
+	struct ledger *l = s->ledger;
+	bool again = timer_ended(s, TIMER_STORE) || s->supervisor.unready;
+
+	if (s->supervisor.sock < 0 || l->timers[TIMER_STORE] ||
+	    (s->supervisor.unready && !supervisor_begin(s)))
+		return;
+	if (l->departures - l->forgotten > IDS)
+		l->forgotten = l->departures - IDS;
+	for (; l->forgotten < l->departures; l->forgotten++)
+		if (!supervisor_drop(s, parcel_name(l->ring[l->forgotten % IDS].serial).text))
+			return;
+	for (size_t i = 0; again && i < s->count; i++) {
+		struct peer *p = peer_at(s, s->order[i]);
+
+		p->stored = p->stored || parcel_store(s, s->order[i], p->serial);
+		if (!p->stored)
+			return;
+	}
+	s->supervisor.lost = s->supervisor.lost && !again;
 }
 
 /*
@@ -1808,31 +2109,6 @@ static size_t peer_owed(const struct server *s, const struct peer *p)
  * Peers
  */
 
-/* Milliseconds on a clock that nobody sets. */
-static int64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-/* Has something done after so many milliseconds, if it is not to be done already. */
-static void timer_start(struct server *s, enum timer timer, int64_t ms)
-{
-	if (!s->ledger->timers[timer])
-		s->ledger->timers[timer] = now_ms() + ms;
-}
-
-/* Whether it is time for that; if so, the timer ends. */
-static bool timer_ended(struct server *s, enum timer timer)
-{
-	if (!s->ledger->timers[timer] || now_ms() < s->ledger->timers[timer])
-		return false;
-	s->ledger->timers[timer] = 0;
-	return true;
-}
-
 /*
  * The ID of the next peer: the lowest that is free and was retired before every peer now connected
  * had joined, since clients break over an ID that they have seen leave (hazard 1). So no ID departs
@@ -1868,7 +2144,7 @@ static int id_pick(const struct server *s)
 static bool eventfds_open(struct peer *p, unsigned int vectors)
 {
 	for (unsigned int v = 0; v < vectors; v++) {
-		int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), error = errno, high;
+		int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), error = errno;
 
 		if (fd < 0) {
 			while (v > 0)
@@ -1876,10 +2152,7 @@ static bool eventfds_open(struct peer *p, unsigned int vectors)
 			errno = error;
 			return false;
 		}
-		high = fcntl(fd, F_DUPFD_CLOEXEC, FD_SETSIZE);
-		p->eventfds[v] = high < 0 ? fd : high;
-		if (high >= 0)
-			close(fd);
+		p->eventfds[v] = descriptor_raise(fd, FD_SETSIZE);
 	}
 	return true;
 }
@@ -1913,11 +2186,14 @@ static void peer_join(struct server *s, int sock, int id)
 	if ((uint32_t)sock >= l->slots)
 		l->slots = (uint32_t)sock + 1;
 	p->id = id;
-	p->joined_ms = now_ms();
+	p->joined_s = (uint32_t)(now_ms() / 1000);
+	p->process = client_process(sock).pid;
 	p->missed = l->departures;
 	p->sending = 0;
 	p->place = (struct place){
 		.head = l->legacy ? 1 : 0, .vectors = l->vectors, .departures = l->departures};
+	ledger_order();
+	p->stored = parcel_store(s, sock, serial);
 	ledger_order();
 	p->serial = serial;
 	ledger_order();
@@ -1933,8 +2209,11 @@ static void peer_free(struct server *s, int sock)
 	ledger_order();
 	for (unsigned int v = 0; v < s->ledger->vectors; v++)
 		close(p->eventfds[v]);
-	/* A child may have it open as well: then closing it would not end the watch. */
+	/* Others may have it open as well: then closing it ends neither the watch nor the stream.
+	 */
 	epoll_ctl(s->ledger->ends, EPOLL_CTL_DEL, sock, NULL);
+	if (p->stored)
+		shutdown(sock, SHUT_RDWR);
 	close(sock);
 }
 
@@ -1961,7 +2240,17 @@ static void peer_leave(struct server *s, int sock, const char *why)
 	peer_free(s, sock);
 }
 
-/* Takes over the peers that stand in the ledger. */
+/* Lets a peer go that would not know for sure who lives. */
+static void peer_let_go(struct server *s, int sock, const char *why)
+{
+	char line[256];
+
+	snprintf(line, sizeof(line), "%s: restart the node, process %d", why,
+		 (int)peer_at(s, sock)->process);
+	peer_leave(s, sock, line);
+}
+
+/* Takes over the peers that stand in the ledger, but for those that cannot be. */
 static void peers_restore(struct server *s)
 {
 	const struct ledger *l = s->ledger;
@@ -1972,16 +2261,16 @@ static void peers_restore(struct server *s)
 		const struct peer *p = peer_at(s, sock);
 
 		if (p->serial && p->serial == last)
-			peer_free(s, sock); /* it has left, and then the image before ended */
+			peer_free(s, sock); /* it has left, and then the server before ended */
 		else if (p->serial)
 			peer_enter(s, sock);
 		if (p->serial && p->sending)
 			cut = sock; /* there is one at most */
 	}
 	if (cut >= 0)
-		peer_leave(s, cut,
-			   "the server died while it sent to this node, and nobody knows how much "
-			   "arrived: restart the node");
+		peer_let_go(s, cut,
+			    "the server died while it sent to this node, and nobody knows how "
+			    "much arrived");
 }
 
 /* Sends a peer a batch of what it is owed. Returns whether there is more that it could take. */
@@ -2051,14 +2340,12 @@ static bool peer_has_read(const struct server *s, int sock)
 /* Who a peer is: "process 123 (qemu-system-x86), uid 64055", as far as it is known. */
 static struct text peer_text(int sock)
 {
-	struct ucred who = {.pid = 0, .uid = (uid_t)-1};
-	socklen_t length = sizeof(who);
+	struct ucred who = client_process(sock);
 	struct text out;
 	char path[32], comm[32] = "?";
 	ssize_t n = -1;
 	int fd;
 
-	getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &who, &length);
 	snprintf(path, sizeof(path), "/proc/%d/comm", (int)who.pid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd >= 0) {
@@ -2241,8 +2528,9 @@ static void peers_list(const struct server *s)
 		const struct peer *p = peer_at(s, s->order[i]);
 		size_t owed = peer_owed(s, p);
 
-		say("ID %d: %s, connected for %" PRId64 " s, %zu messages waiting", p->id,
-		    peer_text(s->order[i]).text, (now_ms() - p->joined_ms) / 1000, owed);
+		say("ID %d: %s, connected for %" PRId64 " s, %zu messages waiting%s", p->id,
+		    peer_text(s->order[i]).text, now_ms() / 1000 - p->joined_s, owed,
+		    s->supervisor.sock < 0 || p->stored ? "" : ", not stored yet");
 		waiting += owed;
 	}
 	say("%zu nodes connected, %" PRIu64 " joined so far, %zu messages waiting", s->count,
@@ -2330,30 +2618,6 @@ static void flush_ended(struct server *s, int status)
 /* The status with which a program says that it can take over; no other program is likely to. */
 #define CAN_TAKE_OVER 86
 
-/* Tells a supervisor that waits for it (sd_notify(3)). */
-static void supervisor_notify(struct server *s, const char *state)
-{
-	const char *path = getenv("NOTIFY_SOCKET");
-	struct sockaddr_un address;
-	socklen_t length;
-	int fd;
-
-	if (!path || strlen(path) >= sizeof(address.sun_path))
-		return;
-	address = socket_address(path);
-	length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
-	if (*path == '@')
-		address.sun_path[0] = '\0';
-	spare_close(s); /* there may be no other descriptor */
-	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd < 0 ||
-	    sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&address, length) < 0)
-		fail("cannot tell %s at %s", state, path);
-	if (fd >= 0)
-		close(fd);
-	s->spare = spare_open();
-}
-
 /*
  * The absolute path of this program, as it was started: that is where an upgrade puts the next one.
  * A program that was started by a descriptor is found by the kernel's word for it. NULL with errno;
@@ -2436,8 +2700,6 @@ static void trial_start(struct server *s)
 /* Executes the program, if the trial has found that it can take over. */
 static void trial_ended(struct server *s, int status)
 {
-	char reloading[64];
-
 	trial_kill(s); /* what it has left behind */
 	if (status != W_EXITCODE(CAN_TAKE_OVER, 0)) {
 		complain("%s cannot take over, going on without a restart: it ended with %s %d",
@@ -2447,15 +2709,13 @@ static void trial_ended(struct server *s, int status)
 	}
 	if (s->stop_at)
 		return;
-	snprintf(reloading, sizeof(reloading), "RELOADING=1\nMONOTONIC_USEC=%" PRId64,
-		 now_ms() * 1000);
-	supervisor_notify(s, reloading);
+	supervisor_tell(s, -1, "RELOADING=1\nMONOTONIC_USEC=%" PRId64, now_ms() * 1000);
 	if (descriptors_keep(s, true))
 		program_execute(s, "resume");
 	else
 		fail("cannot keep descriptors open, going on without a restart");
 	descriptors_keep(s, false);
-	supervisor_notify(s, "READY=1");
+	s->supervisor.unready = true;
 }
 
 /* Takes what has come of children that have ended. Others may be there that are not ours. */
@@ -2479,7 +2739,7 @@ static void children_reap(struct server *s)
 /* Blocks the signals that we act upon and gets them as a descriptor instead. */
 static bool signals_open(struct server *s)
 {
-	static const int ours[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGCHLD};
+	static const int ours[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD};
 	struct ledger *l = s->ledger;
 	sigset_t set;
 
@@ -2495,20 +2755,38 @@ static bool signals_open(struct server *s)
 
 /*
  * Starts to end: nobody can connect any more, who has connected is greeted, and the greetings under
- * way get a moment to be sent and read (hazard 3).
+ * way get a moment to be sent and read (hazard 3). Where a supervisor has made the socket, who
+ * waits there is for the next server.
  */
 static void server_stop(struct server *s, const char *why)
 {
 	if (s->stop_at)
 		return;
+	s->leave_waiting = !s->ledger->socket_ino;
 	if (s->ledger->store < 0)
 		say("%s: ending", why);
 	else
 		say("%s: ending, %s %s", why, s->opt.object,
 		    s->opt.anonymous ? "goes with its last user" : "stays");
-	supervisor_notify(s, "STOPPING=1");
+	supervisor_tell(s, -1, "STOPPING=1");
 	socket_remove(s);
 	s->stop_at = now_ms() + GREETING_MS;
+}
+
+/*
+ * Ends as well, but for a successor that gets from the supervisor what this one serves, and so
+ * changes nothing, once all has been stored.
+ */
+static void server_hand_over(struct server *s, const char *why)
+{
+	if (s->supervisor.sock < 0) {
+		server_stop(s, why);
+	} else if (!s->stop_at) {
+		say("%s: ending, a successor is to take over %zu nodes", why, s->count);
+		supervisor_tell(s, -1, "STOPPING=1");
+		s->leave_waiting = s->handover = true;
+		s->stop_at = now_ms() + GREETING_MS;
+	}
 }
 
 /* Somebody has done something to our socket: have it looked at. */
@@ -2523,9 +2801,20 @@ static void socket_changed(struct server *s)
 }
 
 /*
- * Makes the socket anew. By the old one, which may have been moved, nobody can connect any more,
- * and who waits there is served before it is closed.
+ * Listens on another socket from here on. By the old one, which may have been moved, nobody can
+ * connect any more, and who waits there is served before it is closed.
  */
+static bool listener_replace(struct server *s, int fd)
+{
+	shutdown(s->ledger->listener, SHUT_RDWR);
+	peers_accept(s, true);
+	s->ledger->kept[OWN_LISTENER] = KEPT_OLD;
+	s->supervisor.unready = true;
+	return dup3(fd, s->ledger->listener, O_CLOEXEC) >= 0 ||
+	       fail("cannot replace the socket %s", s->opt.socket);
+}
+
+/* Makes the socket anew. */
 static bool socket_renew(struct server *s, bool quiet)
 {
 	int32_t fd;
@@ -2535,10 +2824,7 @@ static bool socket_renew(struct server *s, bool quiet)
 	done = socket_make(s, &fd);
 	muted = false;
 	if (done) {
-		shutdown(s->ledger->listener, SHUT_RDWR);
-		peers_accept(s, true);
-		done = dup3(fd, s->ledger->listener, O_CLOEXEC) >= 0 ||
-		       fail("cannot replace the socket %s", s->opt.socket);
+		done = listener_replace(s, fd);
 		socket_watch(s);
 	}
 	if (fd >= 0)
@@ -2580,17 +2866,20 @@ static void signals_take(struct server *s)
 			socket_check(s);
 			trial_start(s);
 			break;
+		case SIGUSR2: server_hand_over(s, strsignal((int)info.ssi_signo)); break;
 		case SIGCHLD: children_reap(s); break;
 		default: server_stop(s, strsignal((int)info.ssi_signo));
 		}
 	}
 }
 
-/* Whether the server is to end, and all greetings have been read or have had their time. */
+/* Whether the server is to end, and what is under way has been done or has had its time. */
 static bool server_stopped(const struct server *s)
 {
 	if (!s->stop_at)
 		return false;
+	if (s->handover)
+		return !s->ledger->timers[TIMER_STORE] || now_ms() >= s->stop_at;
 	set_each (sock, &s->present)
 		if (now_ms() < s->stop_at && !peer_has_read(s, sock))
 			return false;
@@ -2644,6 +2933,7 @@ static void serve(struct server *s)
 	assert(l->signals >= 0 && l->listener >= 0);
 	for (;;) {
 		flush_start(s);
+		supervisor_update(s);
 		peers_send(s);
 		if (server_stopped(s))
 			return;
@@ -2664,9 +2954,458 @@ static void serve(struct server *s)
 		if (timer_ended(s, TIMER_SOCKET))
 			socket_check(s);
 		/* Whoever waits when the server ends is greeted: nobody can join them any more. */
-		if (timer_ended(s, TIMER_ACCEPT) || FD_ISSET(l->listener, &readable) || s->stop_at)
+		if (s->stop_at ? !s->leave_waiting
+			       : timer_ended(s, TIMER_ACCEPT) || FD_ISSET(l->listener, &readable))
 			peers_accept(s, s->stop_at);
 	}
+}
+
+/*
+ * Taking over from a process that has ended
+ *
+ * What the supervisor has kept are the ledger and the descriptors; the numbers that these had are
+ * in the ledger. A peer's socket gets its number again, since that is where the peer stands, and
+ * all else makes room for it. Nothing here changes what the supervisor keeps, so the next process
+ * finds the same if this one dies as well.
+ */
+
+/* The parcel of a peer, which may have left, or may not have become one. */
+struct parcel {
+	uint64_t serial;
+	int fd;
+};
+
+/* What a supervisor passes to us; -1: nothing. */
+struct passed {
+	int own[OWNS];
+	int listener; /* of a socket unit */
+	size_t count;
+	struct parcel *parcels;
+	const struct parcel
+		*ungreeted; /* of a client that is to be welcomed; NULL: there is none */
+	bool fits;          /* there are nodes, and our options are theirs */
+};
+
+/* How many descriptors have been passed to this very process, from 3 on (sd_listen_fds(3)). */
+static unsigned int passed_count(void)
+{
+	const char *process = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
+	uint64_t number;
+	char *end;
+
+	if (!process || !digits_parse(process, &number, &end) || *end ||
+	    number != (uint64_t)getpid() || !count || !digits_parse(count, &number, &end) || *end ||
+	    number > INT_MAX / 2)
+		return 0;
+	return (unsigned int)number;
+}
+
+/* Whether a descriptor is a UNIX socket that listens for streams. */
+static bool is_listener(int fd)
+{
+	static const int options[] = {SO_DOMAIN, SO_TYPE, SO_ACCEPTCONN};
+	static const int wanted[] = {AF_UNIX, SOCK_STREAM, 1};
+	socklen_t length = sizeof(int);
+	int value;
+
+	for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++)
+		if (getsockopt(fd, SOL_SOCKET, options[i], &value, &length) < 0 ||
+		    value != wanted[i])
+			return false;
+	return true;
+}
+
+/* Takes one descriptor that has been passed by this name. Whatever is not for us is closed. */
+static bool passed_take(struct passed *in, int fd, const char *name)
+{
+	struct stat st;
+	char *end;
+
+	for (enum own i = 0; i < OWNS; i++)
+		if (!strcmp(name, own_names[i])) {
+			if (in->own[i] >= 0)
+				close(fd); /* the same once more */
+			else
+				in->own[i] = fd;
+			return true;
+		}
+	if (!strncmp(name, PARCEL, strlen(PARCEL)) &&
+	    digits_parse(name + strlen(PARCEL), &in->parcels[in->count].serial, &end) && !*end) {
+		in->parcels[in->count++].fd = fd;
+		return true;
+	}
+	if (in->listener < 0 && is_listener(fd)) {
+		in->listener = fd;
+		return true;
+	}
+	if (fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode))
+		return complain("cannot use the socket %s that was passed: a socket unit has one "
+				"ListenStream=, which is a path, and not Accept=yes",
+				name);
+	close(fd);
+	return true;
+}
+
+/* Sorts what has been passed. */
+static bool passed_sort(struct passed *in, unsigned int count)
+{
+	char *names = getenv("LISTEN_FDNAMES"), *name;
+	bool fine = true;
+
+	*in = (struct passed){.own = {-1, -1, -1, -1}, .listener = -1};
+	in->parcels = calloc(count + 1, sizeof(in->parcels[0]));
+	if (!in->parcels)
+		return fail("cannot take over %u descriptors", count);
+	for (unsigned int i = 0; i < count; i++) {
+		int fd = STDERR_FILENO + 1 + (int)i;
+
+		name = strsep(&names, ":");
+		fcntl(fd, F_SETFD, FD_CLOEXEC);
+		fine = passed_take(in, fd, name ? name : "") && fine;
+	}
+	unsetenv("LISTEN_PID");
+	unsetenv("LISTEN_FDS");
+	unsetenv("LISTEN_FDNAMES");
+	return fine;
+}
+
+/* Moves all that is open to numbers at which no peer stands. */
+static void passed_make_room(struct server *s, struct passed *in)
+{
+	int from = (int)s->ledger->slots;
+
+	for (enum own i = 0; i < OWNS; i++)
+		in->own[i] = descriptor_raise(in->own[i], from);
+	for (size_t i = 0; i < in->count; i++)
+		in->parcels[i].fd = descriptor_raise(in->parcels[i].fd, from);
+	in->listener = descriptor_raise(in->listener, from);
+	s->null = descriptor_raise(s->null, from);
+	s->spare = descriptor_raise(s->spare, from);
+	s->supervisor.sock = descriptor_raise(s->supervisor.sock, from);
+	s->ledger_fd = in->own[OWN_LEDGER];
+}
+
+/*
+ * Opens what lies in a parcel, and leaves it there: a socket, and as many eventfds as peers have
+ * vectors. Returns the socket, or -1 with errno and nothing is open.
+ */
+static int parcel_open(const struct server *s, int parcel, int32_t *eventfds)
+{
+	int all[1 + VECTORS_MAX + SCM_DESCRIPTORS], n = 1, error;
+	size_t count = 0, wanted = 1 + s->ledger->vectors;
+	int from = (int)s->ledger->slots;
+
+	if (setsockopt(parcel, SOL_SOCKET, SO_PEEK_OFF, &(int){0}, sizeof(int)) < 0)
+		return -1;
+	while (n > 0 && count < wanted && (n = scm_peek(parcel, &all[count])) > 0)
+		for (int i = 0; i < n; i++, count++) {
+			if (count > 0)
+				all[count] = descriptor_raise(all[count], FD_SETSIZE);
+			all[count] = descriptor_raise(all[count], from);
+		}
+	if (count == wanted) {
+		memcpy(eventfds, &all[1], s->ledger->vectors * sizeof(all[0]));
+		return all[0];
+	}
+	error = n < 0 ? errno : EPROTO;
+	while (count > 0)
+		close(all[--count]);
+	errno = error;
+	return -1;
+}
+
+/* Drops what lies in a parcel, so that none of it stays open, whoever else has the parcel. */
+static void parcel_empty(int parcel)
+{
+	char byte;
+
+	while (recv(parcel, &byte, 1, MSG_DONTWAIT) > 0)
+		;
+}
+
+/* Where the peer with this serial number stands; -1: nowhere. */
+static int peer_find(const struct server *s, uint64_t serial)
+{
+	for (int sock = 0; sock < (int)s->ledger->slots; sock++)
+		if (peer_at(s, sock)->serial == serial)
+			return sock;
+	return -1;
+}
+
+/* Whether a peer with this serial number has left. */
+static bool peer_departed(const struct ledger *l, uint64_t serial)
+{
+	uint64_t d = l->departures > IDS ? l->departures - IDS : 0;
+
+	while (d < l->departures && l->ring[d % IDS].serial != serial)
+		d++;
+	return d < l->departures;
+}
+
+/* Gives a peer back its socket, at the number where it stands, and its eventfds. */
+static bool parcel_unpack(struct server *s, int parcel, int sock)
+{
+	struct peer *p = peer_at(s, sock);
+	int fd = parcel_open(s, parcel, p->eventfds);
+	bool done = fd >= 0 && fcntl(sock, F_GETFD) < 0 && dup3(fd, sock, O_CLOEXEC) >= 0;
+
+	if (!done)
+		fail("cannot take over ID %d", p->id);
+	if (fd >= 0)
+		close(fd);
+	return done;
+}
+
+/* Welcomes a client that was about to become a peer when the server before ended. */
+static void parcel_welcome(struct server *s, const struct parcel *parcel)
+{
+	int32_t eventfds[VECTORS_MAX];
+	int fd = parcel_open(s, parcel->fd, eventfds);
+
+	s->ledger->joins = parcel->serial; /* its new parcel needs another name */
+	for (unsigned int v = 0; fd >= 0 && v < s->ledger->vectors; v++)
+		close(eventfds[v]);
+	if (fd >= 0)
+		client_welcome(s, descriptor_lower(fd));
+	parcel_empty(parcel->fd);
+	supervisor_drop(s, parcel_name(parcel->serial).text);
+}
+
+/* Takes over the peers, but for those of which we have not got all. */
+static void peers_inherit(struct server *s, struct passed *in)
+{
+	fd_set open;
+
+	FD_ZERO(&open);
+	for (size_t i = 0; i < in->count; i++) {
+		struct parcel *parcel = &in->parcels[i];
+		int sock = peer_find(s, parcel->serial);
+
+		if (sock >= 0 && parcel_unpack(s, parcel->fd, sock))
+			FD_SET(sock, &open);
+		else if (sock < 0 && parcel->serial >= s->ledger->joins &&
+			 !peer_departed(s->ledger, parcel->serial))
+			in->ungreeted = parcel;
+		else if (sock < 0)
+			parcel_empty(parcel->fd);
+	}
+	peers_restore(s);
+	set_each (sock, &s->present)
+		if (!FD_ISSET(sock, &open))
+			peer_let_go(s, sock, "it had not been stored when the server died");
+}
+
+/* Has the ends of all peers watched: a server that takes over has some. */
+static bool peers_watch(struct server *s)
+{
+	s->ledger->ends = epoll_create1(EPOLL_CLOEXEC);
+	if (s->ledger->ends < 0)
+		return fail("cannot create an epoll descriptor");
+	set_each (sock, &s->present)
+		if (!end_watch(s, sock))
+			peer_let_go(s, sock, strerror(errno));
+	return true;
+}
+
+/* Whether the nodes have the object that our options name, by this name or another. */
+static bool object_fits(const struct server *s)
+{
+	const struct options *o = &s->opt;
+	const struct ledger *l = s->ledger;
+	struct stat st;
+	bool fits = !l->object_ino == memoryless(o);
+
+	if (fits && l->object_ino)
+		fits = store_is(l, l->store) &&
+		       (l->object_name == text_hash(o->object) ||
+			(stat(o->object, &st) == 0 && st.st_dev == l->object_dev &&
+			 st.st_ino == l->object_ino));
+	return fits || complain("cannot take over: the nodes have another object than %s",
+				memoryless(o) ? "none" : o->object);
+}
+
+/* Puts what has been passed into the ledger, instead of what the process had that has ended. */
+static void ledger_adopt(struct server *s, const struct passed *in)
+{
+	struct ledger *l = s->ledger;
+
+	l->store = in->own[OWN_OBJECT];
+	l->lock = in->own[OWN_LOCK];
+	l->listener = in->own[OWN_LISTENER];
+	l->disk = l->pidfile = l->watch = l->signals = l->ends = -1;
+	l->flush_due |= l->flusher != 0;
+	l->flusher = 0;
+	for (enum own i = 0; i < OWNS; i++)
+		l->kept[i] = in->own[i] >= 0 ? KEPT : KEPT_NOTHING;
+	memset(l->timers, 0, sizeof(l->timers));
+	for (int sock = 0; sock < (int)l->slots; sock++)
+		memset(peer_at(s, sock)->eventfds, -1, l->vectors * sizeof(int32_t));
+	if (!l->socket_ino) /* it was removed at the end */
+		l->socket_ino = UINT64_MAX;
+}
+
+/* Lets all peers go, and makes a ledger for our options. The supervisor hears of those who left. */
+static bool ledger_replace(struct server *s)
+{
+	struct ledger *old = s->ledger, *l;
+
+	peers_restore(s);
+	while (s->count > 0)
+		peer_let_go(s, s->order[0], "the server was started anew with other options");
+	if (!ledger_create(s))
+		return false;
+	l = s->ledger;
+	l->joins = old->joins;
+	l->departures = old->departures;
+	l->forgotten = old->forgotten;
+	for (uint64_t d = l->forgotten; d < l->departures; d++)
+		l->ring[d % IDS] = old->ring[d % IDS];
+	l->listener = old->listener;
+	l->kept[OWN_LISTENER] = old->kept[OWN_LISTENER];
+	l->socket_dev = old->socket_dev;
+	l->socket_ino = old->socket_ino;
+	l->group = old->group;
+	return true;
+}
+
+/* Makes a ledger though there are parcels, of which nobody knows what they are. */
+static bool ledger_renounce(struct server *s, const struct passed *in)
+{
+	struct ledger *l;
+
+	if (!ledger_create(s))
+		return false;
+	l = s->ledger;
+	for (size_t i = 0; i < in->count; i++) {
+		supervisor_drop(s, parcel_name(in->parcels[i].serial).text);
+		if (in->parcels[i].serial > l->joins)
+			l->joins = in->parcels[i].serial; /* so no other gets its name */
+	}
+	l->listener = in->own[OWN_LISTENER];
+	l->kept[OWN_LISTENER] = l->listener < 0 ? KEPT_NOTHING : KEPT;
+	l->socket_ino = UINT64_MAX;
+	return in->count == 0 || !complain("%zu nodes are let go: restart them", in->count);
+}
+
+/* Closes what has been passed of which there is no use. The supervisor is to drop it as well. */
+static void passed_discard(struct server *s, struct passed *in)
+{
+	for (size_t i = 0; i < in->count; i++)
+		parcel_empty(in->parcels[i].fd);
+	if (in->own[OWN_LOCK] >= 0)
+		flock(in->own[OWN_LOCK], LOCK_UN); /* or it would last as long as that */
+	for (enum own i = 0; i < OWN_LISTENER; i++)
+		if (in->own[i] >= 0) {
+			close(in->own[i]);
+			s->ledger->kept[i] = KEPT_OLD;
+		}
+}
+
+/* Takes over what has been passed, as far as that fits our options; without any, makes a ledger. */
+static bool server_inherit(struct server *s, struct passed *in)
+{
+	bool readable = false;
+
+	supervisor_open(s);
+	s->ledger_fd = in->own[OWN_LEDGER];
+	if (s->ledger_fd >= 0)
+		readable = ledger_open(s, PROT_READ | PROT_WRITE);
+	if (readable) {
+		ledger_renew(s);
+		passed_make_room(s, in);
+		ledger_adopt(s, in);
+		in->fits = ledger_fits(s) && object_fits(s);
+	}
+	if (in->fits)
+		peers_inherit(s, in);
+	else if (!(readable ? ledger_replace(s) : ledger_renounce(s, in)))
+		return false;
+	if (!in->fits)
+		passed_discard(s, in);
+	if (!peers_watch(s))
+		return false;
+	if (in->ungreeted)
+		parcel_welcome(s, in->ungreeted);
+	for (size_t i = 0; i < in->count; i++)
+		close(in->parcels[i].fd);
+	free(in->parcels);
+	return true;
+}
+
+/* Opens again what only this process has of the object that was taken over. */
+static bool store_inherit(struct server *s)
+{
+	const struct options *o = &s->opt;
+	struct ledger *l = s->ledger;
+	char path[64];
+
+	if (l->lock >= 0) /* says to others who has it, and had gone with the process */
+		fcntl(l->lock, F_SETLK, &(struct flock){.l_type = F_WRLCK});
+	if (l->store >= 0 && !o->shm) {
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", l->store);
+		l->disk = open(path, O_RDWR | O_CLOEXEC);
+		if (l->disk < 0)
+			return fail("cannot open %s", o->object);
+	}
+	if (o->sized && (o->truncate || o->size > l->size) && o->size != l->size)
+		say("%s keeps its size of %s while nodes have it, whatever -%c says", o->object,
+		    SIZE(l->size), typed('m'));
+	return true;
+}
+
+/* Listens on a socket that a supervisor has made; -p does not count then. */
+static void socket_adopt(struct server *s, int passed)
+{
+	const char *path = listener_path(passed);
+
+	fcntl(passed, F_SETFL, O_NONBLOCK);
+	if (s->ledger->listener >= 0) {
+		listener_replace(s, passed);
+		close(passed);
+	} else {
+		s->ledger->listener = descriptor_lower(passed);
+	}
+	s->ledger->socket_ino = 0;
+	if (path && strcmp(path, s->opt.socket) != 0)
+		say("listening on %s, which was passed to us, and not on %s", path, s->opt.socket);
+	if (path)
+		s->opt.socket = path;
+}
+
+/*
+ * Listens: on the socket of a socket unit; on the one that was taken over, if that is as the
+ * options want it, where the group that may connect was this one before; else on a new one. Who
+ * waits on another is served.
+ */
+static bool socket_open(struct server *s, int passed, uint32_t group)
+{
+	struct ledger *l = s->ledger;
+	const char *path = s->opt.socket, *before;
+
+	l->watch = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+	if (l->listener >= 0) {
+		l->listener = descriptor_lower(l->listener);
+		before = listener_path(l->listener);
+		if (before && !strcmp(before, path) && passed < 0 && l->group == group &&
+		    socket_stands(s)) {
+			socket_watch(s);
+			return true;
+		}
+		s->opt.socket = before ? before : path;
+		socket_remove(s);
+		s->opt.socket = path;
+		l->socket_ino = UINT64_MAX; /* no file is ours now */
+	}
+	if (passed >= 0) {
+		socket_adopt(s, passed);
+	} else if (l->listener >= 0) {
+		socket_check(s); /* which goes on trying */
+	} else {
+		if (!socket_make(s, &l->listener))
+			return false;
+		socket_watch(s);
+	}
+	return true;
 }
 
 /*
@@ -2769,6 +3508,11 @@ static void server_end(struct server *s, bool keep)
 	pid_t trial = s->trial;
 	int status;
 
+	if (s->handover) {
+		trial_kill(s);
+		pidfile_remove(s, keep);
+		return;
+	}
 	set_each (sock, &s->present)
 		close(sock);
 	if (!keep && s->ledger->listener >= 0)
@@ -2783,19 +3527,30 @@ static void server_end(struct server *s, bool keep)
 	pidfile_remove(s, keep);
 }
 
-/* Starts to serve; if that fails, leaves everything as it was. */
-static bool server_start(struct server *s)
+/*
+ * Starts to serve, with what a supervisor has passed. If that fails, leaves everything as it was:
+ * also the nodes that it has taken over, which are for the next try.
+ */
+static bool server_start(struct server *s, unsigned int passed)
 {
-	if (!ledger_create(s) || !group_find(s))
-		return false;
+	struct passed in;
+	uint32_t group;
+
 	descriptor_limit_raise();
-	if (!signals_open(s) || !background_begin(s) || !(pidfile_claim(s) || pidfile_forgo(s)) ||
-	    !store_open(s) || !socket_listen(s) || !(pidfile_write(s) || pidfile_forgo(s)) ||
-	    !background_enter(s) || !store_shrink(s)) {
-		server_end(s, false);
+	if (!passed_sort(&in, passed) || !server_inherit(s, &in))
+		return false;
+	group = s->ledger->group;
+	if (!group_find(s) || !signals_open(s) || !background_begin(s) ||
+	    !(pidfile_claim(s) || pidfile_forgo(s)) ||
+	    !(in.fits ? store_inherit(s) : store_open(s)) || !socket_open(s, in.listener, group) ||
+	    !(pidfile_write(s) || pidfile_forgo(s)) || !background_enter(s) || !store_shrink(s)) {
+		if (!in.fits)
+			server_end(s, false);
 		return false;
 	}
 	server_announce(s);
+	if (in.fits)
+		say("took over %zu nodes from a server that had ended, version " VERSION, s->count);
 	return true;
 }
 
@@ -2805,14 +3560,18 @@ static bool server_start(struct server *s)
  */
 static bool server_resume(struct server *s)
 {
-	while (!ledger_take(s, PROT_READ | PROT_WRITE)) {
+	while (!ledger_open(s, PROT_READ | PROT_WRITE)) {
 		if (errno != ENOMEM && errno != EAGAIN)
 			return false;
 		sleep(1);
 	}
+	ledger_renew(s);
+	supervisor_open(s);
 	peers_restore(s);
 	if (!descriptors_keep(s, false) || !signals_open(s))
 		return fail("cannot take over");
+	if (!s->ledger->socket_ino)
+		s->opt.socket = listener_path(s->ledger->listener);
 	children_reap(s); /* the signal may be gone */
 	say("restarted in place, version " VERSION ", %zu nodes connected", s->count);
 	return true;
@@ -2822,6 +3581,7 @@ int main(int argc, char **argv)
 {
 	static struct server s;
 	const char *variable = getenv(LEDGER_VARIABLE);
+	unsigned int passed = passed_count();
 	char purpose[16] = "";
 	int in_background = 0;
 
@@ -2831,9 +3591,9 @@ int main(int argc, char **argv)
 	if (in_background)
 		log_to_syslog();
 	if (!variable)
-		close_range(STDERR_FILENO + 1, UINT_MAX, 0); /* what the caller had open */
+		close_range(STDERR_FILENO + 1 + passed, UINT_MAX, 0); /* what the caller had open */
 	s.argv = argv;
-	s.parent = -1;
+	s.parent = s.supervisor.sock = -1;
 	s.program = program_path();
 	if (!s.program) {
 		fail("cannot tell the path of this program, for restarts: start it by an absolute path");
@@ -2848,10 +3608,9 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN);
 	if (variable && strcmp(purpose, "resume") != 0)
-		return ledger_take(&s, PROT_READ) ? CAN_TAKE_OVER : EXIT_FAILURE;
-	if (variable ? !server_resume(&s) : !server_start(&s))
+		return ledger_open(&s, PROT_READ) && ledger_fits(&s) ? CAN_TAKE_OVER : EXIT_FAILURE;
+	if (variable ? !server_resume(&s) : !server_start(&s, passed))
 		return EXIT_FAILURE;
-	supervisor_notify(&s, "READY=1");
 	serve(&s);
 	server_end(&s, true);
 	return EXIT_SUCCESS;
