@@ -135,12 +135,12 @@ struct place {
 struct peer {
 	uint64_t serial;   /* its number among all joins, from 1 on; 0: nobody is here */
 	uint64_t missed;   /* the departures before it joined, of which it never hears */
-	uint32_t joined_s; /* now_ms() when it joined, but in seconds */
-	int32_t process;
+	int64_t joined_ms; /* now_ms() when it joined */
 	struct place place;
-	uint16_t sending; /* a send is under way: how much of it went out is not known */
-	uint16_t stored;  /* the supervisor has its socket and eventfds as well */
-	int32_t id;
+	int32_t process;
+	uint16_t id;
+	uint8_t sending;    /* a send is under way: how much of it went out is not known */
+	uint8_t stored;     /* the supervisor has its socket and eventfds as well */
 	int32_t eventfds[]; /* one for each vector */
 };
 
@@ -1564,21 +1564,15 @@ static struct ucred client_process(int sock)
 	return who;
 }
 
-/* Brings a ledger of version 1.1 up to date: that had the time of a join in milliseconds. */
+/* Brings a ledger of version 1.1 up to date, which has no process where one stands now. */
 static void ledger_renew(struct server *s)
 {
 	struct ledger *l = s->ledger;
-	int64_t joined_ms;
 
 	if (l->layout == LEDGER_LAYOUT)
 		return;
-	for (int sock = 0; sock < (int)l->slots; sock++) {
-		struct peer *p = peer_at(s, sock);
-
-		memcpy(&joined_ms, &p->joined_s, sizeof(joined_ms));
-		p->joined_s = (uint32_t)(joined_ms / 1000);
-		p->process = client_process(sock).pid;
-	}
+	for (int sock = 0; sock < (int)l->slots; sock++)
+		peer_at(s, sock)->process = client_process(sock).pid;
 	l->forgotten = l->departures;
 	l->object_name = text_hash(s->opt.object);
 	l->layout = LEDGER_LAYOUT;
@@ -2185,8 +2179,8 @@ static void peer_join(struct server *s, int sock, int id)
 
 	if ((uint32_t)sock >= l->slots)
 		l->slots = (uint32_t)sock + 1;
-	p->id = id;
-	p->joined_s = (uint32_t)(now_ms() / 1000);
+	p->id = (uint16_t)id;
+	p->joined_ms = now_ms();
 	p->process = client_process(sock).pid;
 	p->missed = l->departures;
 	p->sending = 0;
@@ -2529,7 +2523,7 @@ static void peers_list(const struct server *s)
 		size_t owed = peer_owed(s, p);
 
 		say("ID %d: %s, connected for %" PRId64 " s, %zu messages waiting%s", p->id,
-		    peer_text(s->order[i]).text, now_ms() / 1000 - p->joined_s, owed,
+		    peer_text(s->order[i]).text, (now_ms() - p->joined_ms) / 1000, owed,
 		    s->supervisor.sock < 0 || p->stored ? "" : ", not stored yet");
 		waiting += owed;
 	}

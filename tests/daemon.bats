@@ -18,6 +18,7 @@ LISTEN='
 	chmod 0777, $at;
 	print "listening\n";
 	while (defined recv($s, my $data, 65536, 0)) {
+		next if $data =~ /^FDSTORE/; # what is stored is looked at elsewhere
 		$data =~ s/\n/ /g;
 		print "$data\n";
 		if (defined $server) {

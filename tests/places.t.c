@@ -299,7 +299,9 @@ static void server_open(struct history *h, unsigned int vectors, bool legacy)
 
 	s->opt.vectors = vectors;
 	s->opt.legacy = legacy;
-	if (!ledger_create(s) || !s->ledger)
+	s->opt.object = "";
+	s->supervisor.sock = -1;
+	if (!ledger_create(s) || !s->ledger || !peers_watch(s))
 		abort();
 	/* Somewhere, and often so that the ring's end is passed. */
 	s->ledger->departures = history_random(h, 2) ? IDS - history_random(h, STEPS) : 0;

@@ -109,14 +109,14 @@ load lib/restart
 }
 
 # Whether a ledger would be taken over: status 86, or 1 and a line that says why.
-check() { # FILE
+check() { # FILE [ARGUMENT...]
 	STATUS=0
-	TM_IVSHMEM_SERVER_STATE="check 9 0" "$ORIGINAL" -f "$DIR/mem" 9<"$1" >"$WORK/out" 2>"$WORK/err" 3>&- ||
+	TM_IVSHMEM_SERVER_STATE="check 9 0" "$ORIGINAL" -f "$DIR/mem" "${@:2}" 9<"$1" >"$WORK/out" 2>"$WORK/err" 3>&- ||
 		STATUS=$?
 }
 
-refuses() { # TEXT
-	check "$WORK/ledger"
+refuses() { # TEXT [ARGUMENT...]
+	check "$WORK/ledger" "${@:2}"
 	is "status: $(<"$WORK/err")" "$STATUS" 1
 	has "$WORK/err" "cannot take over: " "$1"
 	is "lines" "$(wc -l <"$WORK/err")" 1
@@ -142,14 +142,17 @@ refuses() { # TEXT
 	refuses "no ledger of peers"
 	cp "$WORK/real" "$WORK/ledger"
 	truncate -s -1 "$WORK/ledger"
-	refuses "the nodes have 1 vectors"
+	refuses "no ledger of peers"
+	cp "$WORK/real" "$WORK/ledger"
+	refuses "the nodes have 1 vectors, this program's options make it 5" -n 5
+	refuses "the nodes have 1 vectors, this program's options make it 1, -L" -L
 	# The layout's number, and that of vectors.
 	cp "$WORK/real" "$WORK/ledger"
 	printf '\377' | dd of="$WORK/ledger" bs=1 seek=8 conv=notrunc status=none
 	refuses "no ledger of peers"
 	cp "$WORK/real" "$WORK/ledger"
-	printf '\5' | dd of="$WORK/ledger" bs=1 seek=16 conv=notrunc status=none
-	refuses "the nodes have 5 vectors"
+	printf '\377' | dd of="$WORK/ledger" bs=1 seek=16 conv=notrunc status=none
+	refuses "no ledger of peers"
 	TM_IVSHMEM_SERVER_STATE="check 999 0" try "$ORIGINAL" -f mem
 	is "status without a ledger" "$STATUS" 1
 	check "$DIR"

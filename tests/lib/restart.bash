@@ -152,14 +152,14 @@ inject_end() {
 
 # --- a supervisor
 
-# Hears what the server says as systemd would.
+# Hears what the server says as systemd would, but for what is to be stored.
 supervise() {
 	export NOTIFY_SOCKET=$WORK/notify
 	perl -MSocket -e '
 		$| = 1;
 		socket(my $s, PF_UNIX, SOCK_DGRAM, 0) or die;
 		bind($s, pack_sockaddr_un($ARGV[0])) or die;
-		while (defined recv($s, my $text, 4096, 0)) { $text =~ tr/\n/ /; print "$text\n" }' \
+		while (defined recv($s, my $text, 4096, 0)) { next if $text =~ /^FDSTORE/; $text =~ tr/\n/ /; print "$text\n" }' \
 		"$NOTIFY_SOCKET" >"$WORK/notified" 2>&1 3>&- &
 	PIDS+=("$!")
 	eventually test -S "$NOTIFY_SOCKET"
