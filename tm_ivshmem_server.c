@@ -1831,8 +1831,14 @@ static bool timer_ended(struct server *s, enum timer timer)
  * It keeps descriptors for us, and passes them to the process that it starts when this one has
  * ended: what is our own, and for each peer a parcel, one end of a pair of sockets in whose queue
  * the peer's socket and eventfds lie in order. So it holds one descriptor for a peer, however many
- * vectors that has. We never wait for it: what it has no room for is told again later.
+ * vectors that has. The other end of the pair lies there first: to close the last descriptor of a
+ * socket would cost more than all the rest. We never wait for the supervisor: what it has no room
+ * for is told again later.
  */
+
+/* Descriptors in a parcel, at most, and which of them are what; the eventfds come last. */
+#define PARCEL_MAX (2 + VECTORS_MAX)
+enum { PARCEL_END, PARCEL_SOCKET, PARCEL_EVENTFDS };
 
 /* Finds out whether there is a supervisor. */
 static void supervisor_open(struct server *s)
@@ -1915,16 +1921,17 @@ static bool parcel_fail(struct server *s)
 static bool parcel_store(struct server *s, int sock, uint64_t serial)
 {
 	const struct peer *p = peer_at(s, sock);
-	size_t count = 1 + s->ledger->vectors;
-	int all[1 + VECTORS_MAX], ends[2];
+	size_t count = PARCEL_EVENTFDS + s->ledger->vectors;
+	int all[PARCEL_MAX], ends[2];
 	bool done = true;
 
 	if (s->supervisor.sock < 0 || s->ledger->timers[TIMER_STORE])
 		return false;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
 		return parcel_fail(s);
-	all[0] = sock;
-	memcpy(&all[1], p->eventfds, s->ledger->vectors * sizeof(all[0]));
+	all[PARCEL_END] = ends[1];
+	all[PARCEL_SOCKET] = sock;
+	memcpy(&all[PARCEL_EVENTFDS], p->eventfds, s->ledger->vectors * sizeof(all[0]));
 	for (size_t at = 0; done && at < count; at += SCM_DESCRIPTORS)
 		done = scm_pass(ends[1], NULL, 0, "", 1, &all[at],
 				count - at < SCM_DESCRIPTORS ? count - at : SCM_DESCRIPTORS) ||
@@ -3080,26 +3087,26 @@ static void passed_make_room(struct server *s, struct passed *in)
 }
 
 /*
- * Opens what lies in a parcel, and leaves it there: a socket, and as many eventfds as peers have
- * vectors. Returns the socket, or -1 with errno and nothing is open.
+ * Opens what lies in a parcel, and leaves it there: a peer's socket and its eventfds. Returns the
+ * socket, or -1 with errno and nothing is open.
  */
 static int parcel_open(const struct server *s, int parcel, int32_t *eventfds)
 {
-	int all[1 + VECTORS_MAX + SCM_DESCRIPTORS], n = 1, error;
-	size_t count = 0, wanted = 1 + s->ledger->vectors;
-	int from = (int)s->ledger->slots;
+	int all[PARCEL_MAX + SCM_DESCRIPTORS], n = 1, error;
+	size_t count = 0, wanted = PARCEL_EVENTFDS + s->ledger->vectors;
 
 	if (setsockopt(parcel, SOL_SOCKET, SO_PEEK_OFF, &(int){0}, sizeof(int)) < 0)
 		return -1;
 	while (n > 0 && count < wanted && (n = scm_peek(parcel, &all[count])) > 0)
 		for (int i = 0; i < n; i++, count++) {
-			if (count > 0)
+			if (count >= PARCEL_EVENTFDS)
 				all[count] = descriptor_raise(all[count], FD_SETSIZE);
-			all[count] = descriptor_raise(all[count], from);
+			all[count] = descriptor_raise(all[count], (int)s->ledger->slots);
 		}
 	if (count == wanted) {
-		memcpy(eventfds, &all[1], s->ledger->vectors * sizeof(all[0]));
-		return all[0];
+		close(all[PARCEL_END]);
+		memcpy(eventfds, &all[PARCEL_EVENTFDS], s->ledger->vectors * sizeof(all[0]));
+		return all[PARCEL_SOCKET];
 	}
 	error = n < 0 ? errno : EPROTO;
 	while (count > 0)
