@@ -19,7 +19,7 @@
 # CC, CFLAGS, LDFLAGS, PREFIX and DESTDIR are yours. WERROR=1 makes warnings errors,
 # SANITIZE=address,undefined builds everything with sanitizers.
 
-VERSION = 1.1.0
+VERSION = 1.2.0
 
 PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin

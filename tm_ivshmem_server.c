@@ -377,7 +377,8 @@ static const char help_text[] =
 	"  -h, --help           print this help and exit\n"
 	"\n"
 	"TERM, INT and QUIT end the server; the memory object stays. HUP restarts it in place,\n"
-	"for upgrades under live nodes. USR1 logs a table of the nodes.\n"
+	"for upgrades under live nodes. USR1 logs a table of the nodes. USR2 ends it, and leaves\n"
+	"the nodes to the successor that systemd starts.\n"
 	"Run as " QEMU_NAME ", it takes the options of QEMU's program of that name.\n";
 
 static const char qemu_help_text[] =
@@ -399,7 +400,8 @@ static const char qemu_help_text[] =
 	"  -h, --help      print this help and exit\n"
 	"\n"
 	"TERM, INT and QUIT end the server; the named object stays. HUP restarts it in place,\n"
-	"for upgrades under live nodes. USR1 logs a table of the nodes.\n";
+	"for upgrades under live nodes. USR1 logs a table of the nodes. USR2 ends it, and leaves\n"
+	"the nodes to the successor that systemd starts.\n";
 
 static const char short_options[] = ":df:s:A::m:tan:p:g:Li:y:vVh";
 static const struct option long_options[] = {
@@ -2982,9 +2984,8 @@ struct passed {
 	int listener; /* of a socket unit */
 	size_t count;
 	struct parcel *parcels;
-	const struct parcel
-		*ungreeted; /* of a client that is to be welcomed; NULL: there is none */
-	bool fits;          /* there are nodes, and our options are theirs */
+	const struct parcel *ungreeted; /* that of a client still to be welcomed, or NULL */
+	bool fits;                      /* there are nodes, and our options are theirs */
 };
 
 /* How many descriptors have been passed to this very process, from 3 on (sd_listen_fds(3)). */
@@ -3036,6 +3037,7 @@ static bool passed_take(struct passed *in, int fd, const char *name)
 		return true;
 	}
 	if (in->listener < 0 && is_listener(fd)) {
+		fcntl(fd, F_SETFL, O_NONBLOCK);
 		in->listener = fd;
 		return true;
 	}
@@ -3282,9 +3284,11 @@ static bool ledger_renounce(struct server *s, const struct passed *in)
 		if (in->parcels[i].serial > l->joins)
 			l->joins = in->parcels[i].serial; /* so no other gets its name */
 	}
-	l->listener = in->own[OWN_LISTENER];
-	l->kept[OWN_LISTENER] = l->listener < 0 ? KEPT_NOTHING : KEPT;
-	l->socket_ino = UINT64_MAX;
+	if (in->own[OWN_LISTENER] >= 0) {
+		l->listener = in->own[OWN_LISTENER];
+		l->kept[OWN_LISTENER] = KEPT;
+		l->socket_ino = UINT64_MAX; /* which file is its own is not known */
+	}
 	return in->count == 0 || !complain("%zu nodes are let go: restart them", in->count);
 }
 
@@ -3359,7 +3363,6 @@ static void socket_adopt(struct server *s, int passed)
 {
 	const char *path = listener_path(passed);
 
-	fcntl(passed, F_SETFL, O_NONBLOCK);
 	if (s->ledger->listener >= 0) {
 		listener_replace(s, passed);
 		close(passed);
@@ -3545,6 +3548,8 @@ static bool server_start(struct server *s, unsigned int passed)
 	    !(pidfile_claim(s) || pidfile_forgo(s)) ||
 	    !(in.fits ? store_inherit(s) : store_open(s)) || !socket_open(s, in.listener, group) ||
 	    !(pidfile_write(s) || pidfile_forgo(s)) || !background_enter(s) || !store_shrink(s)) {
+		if (s->ledger->listener < 0)
+			s->ledger->listener = in.listener; /* who waits there is turned away */
 		if (!in.fits)
 			server_end(s, false);
 		return false;
