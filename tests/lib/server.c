@@ -3,6 +3,7 @@
 #include "server.h"
 
 #include "deadline.h"
+#include "supervisor.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -17,6 +18,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -64,14 +66,23 @@ static bool folder_make(struct server *s)
 	return true;
 }
 
-/* Becomes the server, in the child. Returns only where something failed, with errno. */
-static void server_exec(const struct server *s, const char *path, char *const *argv)
+/*
+ * Becomes the server, in the child. Returns only where something failed, with errno. The test may
+ * have threads: nothing here takes a lock.
+ */
+static void server_exec(const struct server *s, const char *path, char *const *argv,
+			struct supervised *given)
 {
+	const struct itimerval alarm = {.it_value = {s->alarm_us / 1000000, s->alarm_us % 1000000}};
 	int log = open(s->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 	int program = open(path, O_RDONLY | O_CLOEXEC);
 	pid_t parent = getppid();
 
 	if (log < 0 || program < 0 || dup2(log, STDOUT_FILENO) < 0 || dup2(log, STDERR_FILENO) < 0)
+		return;
+	/* Out of the way of those that are given. */
+	program = fcntl(program, F_DUPFD_CLOEXEC, STDERR_FILENO + 1 + (int)given->n);
+	if (program < 0 || !supervised_enter(given))
 		return;
 	if (s->descriptors.rlim_max && setrlimit(RLIMIT_NOFILE, &s->descriptors) < 0)
 		return;
@@ -82,10 +93,18 @@ static void server_exec(const struct server *s, const char *path, char *const *a
 	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY);
 	if (chdir(s->folder) < 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
 		return;
-	execv(path, argv);
+	/* The kernel keeps the timer for the program. */
+	setitimer(ITIMER_REAL, &alarm, NULL);
+	execve(path, argv, given->environment);
 	/* Another user may be unable to get at the program by its path. */
 	if (errno == EACCES)
-		fexecve(program, argv, environ);
+		fexecve(program, argv, given->environment);
+}
+
+/* What a process has ended with: its exit status, or the negative number of a signal. */
+static int status_of(int status)
+{
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
 bool server_start(struct server *s, const char *const *args)
@@ -93,8 +112,10 @@ bool server_start(struct server *s, const char *const *args)
 	const char *program = getenv("SERVER");
 	char path[PATH_MAX], *argv[ARGS_MAX] = {path, "-p", s->socket};
 	int64_t deadline = deadline_in(PATIENCE);
+	struct supervised given;
 	size_t n = 3, logged;
 	char *log, *ready = NULL;
+	int status;
 
 	s->error[0] = '\0';
 	if (!realpath(program ? program : "./tm_ivshmem_server", path))
@@ -107,21 +128,27 @@ bool server_start(struct server *s, const char *const *args)
 	log = server_log(s);
 	logged = log ? strlen(log) : 0;
 	free(log);
+	if (!supervised_prepare(&given, s->supervisor)) {
+		supervised_free(&given);
+		return failed(s, "no memory for an environment");
+	}
 	s->pid = fork();
-	if (s->pid < 0)
-		return failed(s, "cannot fork: %s", strerror(errno));
 	if (s->pid == 0) {
-		server_exec(s, path, argv);
+		server_exec(s, path, argv, &given);
 		fprintf(stderr, "cannot run %s: %s\n", path, strerror(errno));
 		_exit(127);
 	}
+	supervised_free(&given);
+	if (s->pid < 0)
+		return failed(s, "cannot fork: %s", strerror(errno));
 	do {
-		bool over = waitpid(s->pid, NULL, WNOHANG) != 0;
+		bool over = waitpid(s->pid, &status, WNOHANG) != 0;
 
 		log = server_log(s);
 		ready = log ? strstr(log + logged, READY) : NULL;
 		if (!ready && over) {
 			s->pid = 0;
+			s->status = status_of(status);
 			failed(s, "it ended at its start: %s", log ? log + logged : "");
 			free(log);
 			return false;
@@ -157,7 +184,7 @@ int server_wait(struct server *s, int seconds)
 		waitpid(s->pid, &status, 0);
 	}
 	s->pid = 0;
-	return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+	return status_of(status);
 }
 
 int server_stop(struct server *s)

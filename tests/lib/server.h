@@ -19,16 +19,21 @@
 #include <sys/types.h>
 #include <sys/un.h>
 
+struct supervisor;
+
 struct server {
 	/* Set before the start; zero: as the test itself. */
-	struct rlimit descriptors; /* RLIMIT_NOFILE */
-	bool unprivileged;         /* if the test is root, runs as a user that nobody else is */
+	struct rlimit descriptors;     /* RLIMIT_NOFILE */
+	bool unprivileged;             /* if the test is root, runs as a user that nobody else is */
+	struct supervisor *supervisor; /* it runs under this one, and gets what that has stored */
+	unsigned int alarm_us;         /* so long after its start a signal kills it; 0: never */
 
 	uid_t user;      /* that it runs as */
 	char folder[96]; /* its working directory; made at the first start */
 	char socket[sizeof(((struct sockaddr_un *)NULL)->sun_path)];
 	char log[128];   /* the path of what it wrote to stdout and stderr, over all its starts */
 	pid_t pid;       /* 0: not running */
+	int status;      /* how it ended, as server_wait says it, if it did not start */
 	int idle;        /* descriptors that it had open when it was ready */
 	char error[512]; /* why it did not start, its last words included */
 };

@@ -1,0 +1,456 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#define _GNU_SOURCE
+#include "supervisor.h"
+
+#include "deadline.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <fnmatch.h>
+#include <linux/kcmp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define NAME_LENGTH   255  /* of a descriptor, in systemd */
+#define MESSAGE_BYTES 4096 /* that systemd reads of one */
+#define FDS_MAX       253  /* that the kernel passes with one */
+#define FDS_FIRST     3    /* of a process, that it gets from its supervisor */
+
+static const char *const states[] = {"READY=1", "RELOADING=1", "STOPPING=1"};
+#define STATES (sizeof(states) / sizeof(states[0]))
+
+struct stored {
+	char name[NAME_LENGTH + 1];
+	int fd;
+};
+
+struct supervisor {
+	char folder[96];
+	char path[sizeof(((struct sockaddr_un *)NULL)->sun_path)];
+	int sock, wake; /* an eventfd: something of the following has changed */
+	pthread_t thread;
+
+	pthread_mutex_t lock; /* of all that follows, and of taking messages */
+	bool paused, over;
+	struct stored *store; /* in the order in which they came */
+	size_t n, limit;
+	size_t told[STATES];
+	char error[256];
+};
+
+/* One message: what its lines say, and the descriptors that came with it. */
+struct message {
+	bool store, remove, unpolled;
+	const char *name;
+	int fds[FDS_MAX];
+	size_t n;
+};
+
+/* Notes the first thing that is wrong. */
+__attribute__((format(printf, 2, 3))) static void wrong(struct supervisor *s, const char *format,
+							...)
+{
+	va_list args;
+
+	if (s->error[0])
+		return;
+	va_start(args, format);
+	vsnprintf(s->error, sizeof(s->error), format, args);
+	va_end(args);
+}
+
+/* Whether two descriptors are one opening of a file. */
+static bool same_opening(int a, int b)
+{
+	return syscall(SYS_kcmp, getpid(), getpid(), KCMP_FILE, a, b) == 0;
+}
+
+/* Keeps a descriptor, or closes it: one that it has already, or for which there is no room. */
+static void fd_store(struct supervisor *s, const char *name, int fd)
+{
+	struct stored *more;
+	bool known = false;
+
+	for (size_t i = 0; i < s->n && !known; i++)
+		known = same_opening(s->store[i].fd, fd);
+	more = known || s->n == s->limit ? NULL : reallocarray(s->store, s->n + 1, sizeof(*more));
+	if (!more) {
+		close(fd);
+		return;
+	}
+	s->store = more;
+	snprintf(more[s->n].name, sizeof(more[s->n].name), "%s", name);
+	more[s->n++].fd = fd;
+}
+
+/* Closes all descriptors whose name matches. */
+static void fds_remove(struct supervisor *s, const char *pattern)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < s->n; i++)
+		if (fnmatch(pattern, s->store[i].name, 0) == 0)
+			close(s->store[i].fd);
+		else
+			s->store[kept++] = s->store[i];
+	s->n = kept;
+}
+
+static void line_apply(struct supervisor *s, struct message *m, const char *line)
+{
+	for (size_t i = 0; i < STATES; i++)
+		if (!strcmp(line, states[i])) {
+			s->told[i]++;
+			return;
+		}
+	if (!strcmp(line, "FDSTORE=1"))
+		m->store = true;
+	else if (!strcmp(line, "FDSTOREREMOVE=1"))
+		m->remove = true;
+	else if (!strcmp(line, "FDPOLL=0"))
+		m->unpolled = true;
+	else if (!strncmp(line, "FDNAME=", 7))
+		m->name = line + 7;
+	else if (strncmp(line, "MONOTONIC_USEC=", 15) != 0 && strncmp(line, "STATUS=", 7) != 0)
+		wrong(s, "'%s' is nothing that systemd knows", line);
+}
+
+/* Does what a message says, and takes its descriptors. */
+static void message_apply(struct supervisor *s, struct message *m, char *text)
+{
+	char *rest, *line = strtok_r(text, "\n", &rest);
+
+	for (; line; line = strtok_r(NULL, "\n", &rest))
+		line_apply(s, m, line);
+	if ((m->store || m->remove) &&
+	    (!m->name || !*m->name || strlen(m->name) > NAME_LENGTH || strchr(m->name, ':')))
+		wrong(s, "'%s' cannot be the name of a descriptor", m->name ? m->name : "");
+	else if (m->store && (m->n == 0 || !m->unpolled))
+		wrong(s, "%zu descriptors are to be stored as '%s'%s", m->n, m->name,
+		      m->unpolled ? "" : " until somebody hangs up");
+	else if (m->n > 0 && !m->store)
+		wrong(s, "%zu descriptors came that are not to be stored", m->n);
+	for (size_t i = 0; i < m->n; i++)
+		if (m->store && !s->error[0])
+			fd_store(s, m->name, m->fds[i]);
+		else
+			close(m->fds[i]);
+	if (m->remove && !s->error[0])
+		fds_remove(s, m->name);
+}
+
+/* Takes one message, if there is one. The lock is held. */
+static bool message_take(struct supervisor *s)
+{
+	static char text[MESSAGE_BYTES + 1];
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(int[FDS_MAX]))];
+	} control;
+	struct iovec data = {text, MESSAGE_BYTES};
+	struct msghdr header = {.msg_iov = &data,
+				.msg_iovlen = 1,
+				.msg_control = &control,
+				.msg_controllen = sizeof(control)};
+	ssize_t n = recvmsg(s->sock, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	struct message m = {0};
+
+	if (n < 0)
+		return false;
+	text[n] = '\0';
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(&header); c; c = CMSG_NXTHDR(&header, c))
+		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
+			m.n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+			memcpy(m.fds, CMSG_DATA(c), m.n * sizeof(int));
+		}
+	if (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
+		wrong(s, "a message was too long, or this process has too many descriptors");
+	message_apply(s, &m, text);
+	return true;
+}
+
+static void *supervise(void *argument)
+{
+	struct supervisor *s = argument;
+	struct pollfd polls[] = {{.fd = s->wake, .events = POLLIN}, {.events = POLLIN}};
+	bool over = false;
+	uint64_t count;
+
+	while (!over) {
+		pthread_mutex_lock(&s->lock);
+		if (polls[0].revents)
+			(void)!read(s->wake, &count, sizeof(count));
+		while (!s->paused && message_take(s))
+			;
+		polls[1].fd = s->paused ? -1 : s->sock;
+		over = s->over;
+		pthread_mutex_unlock(&s->lock);
+		if (!over)
+			poll(polls, 2, -1);
+	}
+	return NULL;
+}
+
+/* Has the thread look at what has changed, and gives the lock back. */
+static void changed(struct supervisor *s)
+{
+	uint64_t once = 1;
+
+	(void)!write(s->wake, &once, sizeof(once));
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* Makes the folder and the socket in it, which a server of another user can reach. */
+static bool socket_make(struct supervisor *s)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	const char *parent = getenv("TEST_DIR");
+
+	snprintf(s->folder, sizeof(s->folder), "%s/supervisor.XXXXXX", parent ? parent : "/tmp");
+	if (!mkdtemp(s->folder)) {
+		s->folder[0] = '\0';
+		return false;
+	}
+	snprintf(s->path, sizeof(s->path), "%s/notify", s->folder);
+	memcpy(address.sun_path, s->path, sizeof(s->path));
+	s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	s->sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	return s->wake >= 0 && s->sock >= 0 &&
+	       bind(s->sock, (struct sockaddr *)&address, sizeof(address)) == 0 &&
+	       chmod(s->path, 0777) == 0 && chmod(s->folder, 0755) == 0;
+}
+
+/* Closes and removes what socket_make has made. */
+static void socket_end(struct supervisor *s)
+{
+	if (s->sock >= 0)
+		close(s->sock);
+	if (s->wake >= 0)
+		close(s->wake);
+	if (s->path[0])
+		unlink(s->path);
+	if (s->folder[0])
+		rmdir(s->folder);
+	free(s);
+}
+
+struct supervisor *supervisor_start(void)
+{
+	struct supervisor *s = calloc(1, sizeof(*s));
+	int error;
+
+	if (!s)
+		return NULL;
+	s->sock = s->wake = -1;
+	s->limit = SIZE_MAX;
+	pthread_mutex_init(&s->lock, NULL);
+	if (socket_make(s)) {
+		error = pthread_create(&s->thread, NULL, supervise, s);
+		if (error == 0)
+			return s;
+		errno = error;
+	}
+	error = errno;
+	socket_end(s);
+	errno = error;
+	return NULL;
+}
+
+void supervisor_free(struct supervisor *s)
+{
+	if (!s)
+		return;
+	pthread_mutex_lock(&s->lock);
+	s->over = true;
+	changed(s);
+	pthread_join(s->thread, NULL);
+	supervisor_empty(s);
+	free(s->store);
+	pthread_mutex_destroy(&s->lock);
+	socket_end(s);
+}
+
+const char *supervisor_path(const struct supervisor *s)
+{
+	return s->path;
+}
+
+void supervisor_pause(struct supervisor *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->paused = true;
+	changed(s);
+}
+
+void supervisor_resume(struct supervisor *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->paused = false;
+	changed(s);
+}
+
+void supervisor_settle(struct supervisor *s)
+{
+	pthread_mutex_lock(&s->lock);
+	while (message_take(s))
+		;
+	pthread_mutex_unlock(&s->lock);
+}
+
+void supervisor_limit(struct supervisor *s, size_t descriptors)
+{
+	pthread_mutex_lock(&s->lock);
+	s->limit = descriptors;
+	pthread_mutex_unlock(&s->lock);
+}
+
+void supervisor_empty(struct supervisor *s)
+{
+	supervisor_settle(s);
+	pthread_mutex_lock(&s->lock);
+	fds_remove(s, "*");
+	pthread_mutex_unlock(&s->lock);
+}
+
+size_t supervisor_count(struct supervisor *s, const char *pattern)
+{
+	size_t n = 0;
+
+	pthread_mutex_lock(&s->lock);
+	for (size_t i = 0; i < s->n; i++)
+		n += fnmatch(pattern, s->store[i].name, 0) == 0;
+	pthread_mutex_unlock(&s->lock);
+	return n;
+}
+
+bool supervisor_wait(struct supervisor *s, const char *pattern, size_t n, int seconds)
+{
+	int64_t deadline = deadline_in(seconds);
+	bool equal;
+
+	while (!(equal = supervisor_count(s, pattern) == n) && deadline_ahead(deadline))
+		;
+	return equal;
+}
+
+size_t supervisor_heard(struct supervisor *s, const char *state)
+{
+	size_t n = 0;
+
+	supervisor_settle(s);
+	pthread_mutex_lock(&s->lock);
+	for (size_t i = 0; i < STATES; i++)
+		if (!strcmp(state, states[i]))
+			n = s->told[i];
+	pthread_mutex_unlock(&s->lock);
+	return n;
+}
+
+const char *supervisor_error(struct supervisor *s)
+{
+	supervisor_settle(s);
+	return s->error[0] ? s->error : NULL;
+}
+
+/* Whether a line of the environment is the supervisor's to write. */
+static bool line_is_ours(const char *line)
+{
+	return !strncmp(line, "NOTIFY_SOCKET=", 14) || !strncmp(line, "LISTEN_", 7);
+}
+
+/* Writes the lines that tell of the descriptors, and of what each is called. */
+static void listen_write(struct supervised *given, const struct supervisor *s, FILE *out,
+			 long *starts)
+{
+	starts[1] = ftell(out) + 1;
+	fprintf(out, "%cLISTEN_FDS=%zu", '\0', s->n);
+	starts[2] = ftell(out) + 1;
+	fprintf(out, "%cLISTEN_FDNAMES=", '\0');
+	/* The newest first, as systemd does it. */
+	for (size_t i = s->n; i-- > 0;) {
+		given->fds[given->n++] = s->store[i].fd;
+		fprintf(out, "%s%s", s->store[i].name, i ? ":" : "");
+	}
+	starts[3] = ftell(out) + 1;
+	fprintf(out, "%cLISTEN_PID=%20s", '\0', "");
+}
+
+bool supervised_prepare(struct supervised *given, struct supervisor *s)
+{
+	size_t lines = 0, kept = 0, room = 0, own = 0;
+	long starts[4] = {0};
+	FILE *out;
+
+	*given = (struct supervised){0};
+	while (environ[lines])
+		lines++;
+	given->environment = calloc(lines + 5, sizeof(*given->environment));
+	out = open_memstream(&given->text, &room);
+	if (!given->environment || !out)
+		return false;
+	for (size_t i = 0; i < lines; i++)
+		if (!s || !line_is_ours(environ[i]))
+			given->environment[kept++] = environ[i];
+	if (s) {
+		supervisor_settle(s);
+		pthread_mutex_lock(&s->lock);
+		given->fds = calloc(s->n + 1, sizeof(*given->fds));
+		fprintf(out, "NOTIFY_SOCKET=%s", s->path);
+		own = 1;
+		if (s->n > 0 && given->fds) {
+			listen_write(given, s, out, starts);
+			own = 4;
+		}
+		pthread_mutex_unlock(&s->lock);
+	}
+	if (fclose(out) != 0 || (s && !given->fds))
+		return false;
+	for (size_t i = 0; i < own; i++)
+		given->environment[kept++] = given->text + starts[i];
+	if (own == 4)
+		given->pid = given->text + starts[3] + strlen("LISTEN_PID=");
+	return true;
+}
+
+bool supervised_enter(struct supervised *given)
+{
+	int behind = FDS_FIRST + (int)given->n;
+	char digits[20];
+	size_t n = 0;
+
+	for (size_t i = 0; i < given->n; i++)
+		if (given->fds[i] < behind) {
+			given->fds[i] = fcntl(given->fds[i], F_DUPFD_CLOEXEC, behind);
+			if (given->fds[i] < 0)
+				return false;
+		}
+	for (size_t i = 0; i < given->n; i++)
+		if (dup2(given->fds[i], FDS_FIRST + (int)i) < 0)
+			return false;
+	if (!given->pid)
+		return true;
+	for (unsigned int pid = (unsigned int)getpid(); pid; pid /= 10)
+		digits[n++] = (char)('0' + pid % 10);
+	for (char *at = given->pid; n > 0; *at = '\0')
+		*at++ = digits[--n];
+	return true;
+}
+
+void supervised_free(struct supervised *given)
+{
+	free((void *)given->environment);
+	free(given->text);
+	free(given->fds);
+	*given = (struct supervised){0};
+}

@@ -1,0 +1,1194 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Under a supervisor that keeps the server's descriptors, a new process takes over from one that
+ * was killed or has ended, and no node notices. Here the supervisor is a thread of the test, which
+ * can be slow, full or gone; systemd itself is in systemd.bats, and an end between any two stores
+ * to the ledger in crash.t.c.
+ *
+ * SEED repeats a run.
+ */
+#define _GNU_SOURCE
+#include "tests/lib/supervisor.h"
+#include "tests/lib/testing.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#define CLIENTS_MAX 1100
+
+static unsigned int seed;
+static char shm_name[32];
+
+/* One server, the supervisor that it runs under, and those who are connected. */
+static struct server server;
+static struct supervisor *supervisor;
+static struct client clients[CLIENTS_MAX];
+static size_t count;
+static size_t came; /* where in the log the lines of the process begin that runs */
+
+/*
+ * The log
+ */
+
+/* What was logged from some place on; the caller frees it. */
+static char *log_from(size_t place)
+{
+	char *log = server_log(&server), *rest;
+
+	if (log && strlen(log) > place)
+		rest = strdup(log + place);
+	else
+		rest = strdup("");
+	free(log);
+	assert_non_null(rest);
+	return rest;
+}
+
+static size_t log_length(void)
+{
+	char *log = log_from(0);
+	size_t n = strlen(log);
+
+	free(log);
+	return n;
+}
+
+/* How often a text stands there. */
+static size_t logged_times(size_t place, const char *text)
+{
+	char *log = log_from(place);
+	size_t n = 0;
+
+	for (const char *at = log; (at = strstr(at, text)); at++)
+		n++;
+	free(log);
+	return n;
+}
+
+static void logged_wait(size_t place, const char *text)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+
+	while (logged_times(place, text) == 0)
+		assert_that(deadline_ahead(deadline), "'%s' was not logged", text);
+}
+
+/* Of the nodes of this process, how many were let go by a takeover: ID -1, all of them. */
+static size_t let_go(size_t place, int id)
+{
+	char *log = log_from(place), *rest, left[32], who[32];
+	size_t n = 0;
+
+	snprintf(left, sizeof(left), id < 0 ? "ID " : "ID %d left: ", id);
+	snprintf(who, sizeof(who), "process %d ", (int)getpid());
+	for (char *line = strtok_r(log, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
+		n += strstr(line, left) && strstr(line, " left: ") && strstr(line, who) &&
+		     strstr(line, "restart the node");
+	free(log);
+	return n;
+}
+
+/*
+ * The server, and its successors
+ */
+
+static void server_up(const char *const *args)
+{
+	if (!supervisor)
+		supervisor = supervisor_start();
+	assert_non_null(supervisor);
+	server.supervisor = supervisor;
+	came = server.folder[0] ? log_length() : 0;
+	assert_that(server_start(&server, args), "%s", server.error);
+}
+
+/* The same for one that is to take over so many nodes, from one that runs no longer. */
+static void successor_up(const char *const *args, size_t nodes)
+{
+	char text[64];
+
+	server_up(args);
+	snprintf(text, sizeof(text), "took over %zu node", nodes);
+	assert_that(logged_times(came, text) == 1, "no '%s' in %s", text, server_log(&server));
+}
+
+static void server_kill(void)
+{
+	server_signal(&server, SIGKILL);
+	assert_int_equal(server_wait(&server, PATIENCE), -SIGKILL);
+}
+
+/* The table of nodes, as lines of the log; the caller frees it. */
+static char *table_of_nodes(void)
+{
+	size_t place = log_length();
+
+	server_signal(&server, SIGUSR1);
+	logged_wait(place, "joined so far");
+	return log_from(place);
+}
+
+/* How many nodes the table says are not stored yet, and their IDs. */
+static size_t unstored(int *ids, size_t room)
+{
+	char *table = table_of_nodes(), *rest;
+	size_t n = 0;
+
+	for (char *line = strtok_r(table, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
+		if (strstr(line, "not stored yet")) {
+			assert_non_null(strstr(line, "ID "));
+			assert_true(n < room);
+			ids[n++] = atoi(strstr(line, "ID ") + 3);
+		}
+	free(table);
+	return n;
+}
+
+/* What nobody would like to find in the log of a server that nothing has happened to. */
+static void log_check(void)
+{
+	static const char *const complaints[] = {"cannot",   "Sanitizer",        "runtime error",
+						 "ssertion", "restart the node", "warning"};
+
+	for (size_t i = 0; i < sizeof(complaints) / sizeof(complaints[0]); i++)
+		assert_that(!server_logged(&server, complaints[i]), "'%s' is in the log: %s",
+			    complaints[i], server_log(&server));
+}
+
+/* All clients go, and then the server, which has to have told its supervisor only what that takes.
+ */
+static void all_end(void)
+{
+	clients_free(clients, count);
+	count = 0;
+	assert_that(supervisor_wait(supervisor, "node-*", 0, PATIENCE), "%zu nodes stay stored",
+		    supervisor_count(supervisor, "node-*"));
+	assert_int_equal(server_stop(&server), 0);
+	assert_that(!supervisor_error(supervisor), "%s", supervisor_error(supervisor));
+	assert_false(server_logged(&server, "Sanitizer") ||
+		     server_logged(&server, "runtime error"));
+}
+
+/* Forgets the server and its supervisor. */
+static void all_forget(void)
+{
+	server_remove(&server);
+	supervisor_free(supervisor);
+	supervisor = NULL;
+	server = (struct server){0};
+}
+
+/*
+ * Clients
+ */
+
+static void drive(size_t from, client_condition *done, const void *argument)
+{
+	const struct client *wrong;
+
+	if (clients_drive(&clients[from], count - from, done, argument, PATIENCE))
+		return;
+	wrong = clients_error(&clients[from], count - from);
+	fail_msg("%s", wrong ? wrong->error : "no client has an error");
+}
+
+/* Somebody connects, and reads nothing yet. */
+static struct client *somebody_connects(struct client_options options)
+{
+	struct client *c = &clients[count];
+
+	assert_true(count < CLIENTS_MAX);
+	count++;
+	assert_that(client_connect(c, server.socket, options), "%s", c->error);
+	return c;
+}
+
+/* Somebody connects and is greeted, and all those from there on have been told. */
+static struct client *somebody_joins(size_t from, struct client_options options)
+{
+	struct client *c = somebody_connects(options);
+
+	assert_that(clients_drive(c, 1, client_greeted, NULL, PATIENCE), "%s", c->error);
+	if (options.vectors > 0)
+		drive(from, client_sees, &c->id);
+	return c;
+}
+
+/* Somebody closes the connection. */
+static void somebody_goes(size_t i)
+{
+	client_free(&clients[i]);
+	count--;
+	memmove(&clients[i], &clients[i + 1], (count - i) * sizeof(clients[0]));
+	memset(&clients[count], 0, sizeof(clients[0]));
+}
+
+/* Whether one knows exactly those who are there. */
+static bool client_agrees(const struct client *c, const void *unused)
+{
+	size_t others = c->options.vectors ? count - 1 : 0;
+
+	(void)unused;
+	if (!client_knows(c, &others))
+		return false;
+	for (size_t i = 0; i < count; i++)
+		if (!client_greeted(&clients[i], NULL) ||
+		    client_peer(c, clients[i].id)->vectors != clients[i].options.vectors)
+			return false;
+	return true;
+}
+
+/* Rings a vector of one peer from all: nobody but that vector may hear it. */
+static void bell_check(const struct client *target, int vector)
+{
+	for (size_t i = 0; i < count; i++)
+		assert_true(client_ring(&clients[i], target->id, vector));
+	for (size_t i = 0; i < count; i++)
+		for (int v = 0; v < target->options.vectors; v++) {
+			bool meant = &clients[i] == target && v == vector;
+
+			assert_int_equal(client_rung(&clients[i], v), meant ? count : 0);
+		}
+}
+
+/* All know exactly who is there, ring each other, and have one memory. */
+static void everybody_agrees(void)
+{
+	drive(0, client_agrees, NULL);
+	for (size_t i = 0; i < count; i++) {
+		const struct client *c = &clients[i];
+		int step = c->options.vectors / 8 + 1;
+
+		for (int v = 0; v < c->options.vectors; v += step)
+			bell_check(c, (v + (int)i) % c->options.vectors);
+		assert_true(c->memory_dev == clients[0].memory_dev);
+		assert_true(c->memory_ino == clients[0].memory_ino);
+	}
+}
+
+/* Those that are stored are those who are there, and nobody else. */
+static void store_settles(size_t own)
+{
+	assert_that(supervisor_wait(supervisor, "node-*", count, PATIENCE),
+		    "%zu nodes are stored, and %zu are there",
+		    supervisor_count(supervisor, "node-*"), count);
+	assert_int_equal(supervisor_count(supervisor, "*"), own + count);
+}
+
+/*
+ * Tests
+ */
+
+static const struct client_options two = {.vectors = 2, .keep = true};
+#define TWO SERVER_ARGS("-f", "memory", "-n", "2")
+#define OWN 5 /* descriptors of its own that a server of a file stores */
+
+struct kind {
+	const char *const *args;
+	struct client_options options;
+	size_t own; /* descriptors that it stores */
+};
+
+/* One server of some kind is killed twice, and people come and go before, between and after. */
+static void kind_check(const struct kind *kind)
+{
+	const char mark[] = "written before all that";
+	char found[sizeof(mark)];
+	int idle;
+
+	server_up(kind->args);
+	idle = server.idle;
+	assert_int_equal(supervisor_heard(supervisor, "READY=1"), 1);
+	store_settles(kind->own);
+	for (int i = 0; i < 3; i++)
+		somebody_joins(0, kind->options);
+	if (!kind->options.memoryless)
+		assert_int_equal(pwrite(clients[0].memory, mark, sizeof(mark), 0), sizeof(mark));
+	for (int death = 1; death <= 2; death++) {
+		server_kill();
+		somebody_goes(1);
+		somebody_connects(kind->options);
+		successor_up(kind->args, 3);
+		assert_int_equal(supervisor_heard(supervisor, "READY=1"), 1 + death);
+		everybody_agrees();
+		assert_int_equal(clients[2].id, 2 + death);
+		/* The first was told of the leave, the last has never heard of it. */
+		if (kind->options.vectors) {
+			assert_int_equal(client_peer(&clients[0], death)->state, PEER_LEFT);
+			assert_int_equal(client_peer(&clients[2], death)->state, PEER_NEVER);
+		}
+		store_settles(kind->own);
+	}
+	if (!kind->options.memoryless) {
+		assert_int_equal(pread(clients[2].memory, found, sizeof(found), 0), sizeof(found));
+		assert_string_equal(found, mark);
+	}
+	assert_int_equal(clients[0].id, 0);
+	somebody_goes(1);
+	everybody_agrees();
+	somebody_joins(0, kind->options);
+	everybody_agrees();
+	clients_free(clients, count);
+	count = 0;
+	assert_that(server_descriptors_wait(&server, idle, PATIENCE),
+		    "%d descriptors instead of %d", server_descriptors(&server), idle);
+	all_end();
+	log_check();
+	assert_int_equal(access(server.socket, F_OK), -1);
+	all_forget();
+}
+
+static void nodes_do_not_notice_a_death(void **state)
+{
+	const struct kind kinds[] = {
+		{TWO, two, OWN},
+		{SERVER_ARGS("-s", shm_name, "-n2", "-am2M"), two, OWN - 1},
+		{SERVER_ARGS("-A", "-n2", "-g0"), two, OWN - 2},
+		{SERVER_ARGS("-f", "memory", "-n", "0"), {.vectors = 0, .keep = true}, OWN},
+		{SERVER_ARGS("-f", "memory", "-ipid"), {.vectors = 1, .keep = true}, OWN},
+		{SERVER_ARGS("-fmemory", "-vy1", "-n64"), {.vectors = 64, .keep = true}, OWN},
+		{SERVER_ARGS("-L", "-f", "memory", "-n", "2"),
+		 {.vectors = 2, .keep = true, .legacy = true},
+		 OWN},
+		{SERVER_ARGS("-L", "-m", "0", "-n", "2"),
+		 {.vectors = 2, .keep = true, .legacy = true, .memoryless = true},
+		 OWN - 3},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+		kind_check(&kinds[i]);
+}
+
+/* More vectors than the kernel passes descriptors in one message. */
+static void nodes_may_have_many_vectors(void **state)
+{
+	const struct kind many = {
+		SERVER_ARGS("-f", "memory", "-n", "600"), {.vectors = 600, .keep = true}, OWN};
+
+	(void)state;
+	if (descriptors_allow() < 8000)
+		skip_because("this needs 8000 descriptors");
+	kind_check(&many);
+}
+
+/*
+ * Some do not read, whose sockets are full in the middle of their greeting or of what came later.
+ * Nobody is being sent anything when the server dies, so nobody is cut off.
+ */
+static void who_does_not_read_misses_nothing(void **state)
+{
+	const char *const *args = SERVER_ARGS("-f", "memory", "-n", "64");
+	const struct client_options options = {.vectors = 64};
+	int id;
+
+	(void)state;
+	server_up(args);
+	somebody_joins(0, options);
+	for (int i = 0; i < 9; i++)
+		somebody_joins(1, options);
+	somebody_connects(options);
+	logged_wait(came, "ID 10 joined");
+	id = 10;
+	assert_true(clients_drive(&clients[1], 9, client_sees, &id, PATIENCE));
+	for (int death = 1; death <= 2; death++) {
+		free(table_of_nodes()); /* all is sent that can be */
+		server_kill();
+		somebody_goes(2);
+		successor_up(args, count + 1);
+		somebody_goes(3);
+		assert_true(clients_drive(&clients[1], 2, client_knows, &(size_t){count - 1},
+					  PATIENCE));
+	}
+	somebody_connects(options);
+	drive(0, client_agrees, NULL);
+	/* They were sent what they had not been before: of most, all. */
+	assert_true(clients[0].left >= 1 && clients[0].messages > 500);
+	store_settles(OWN);
+	all_end();
+	log_check();
+}
+
+/*
+ * Death at random moments
+ */
+
+#define KILLS  200
+#define CROWD  10
+#define CROWDS 40 /* vectors of each */
+
+/* What this test knows of each client beside the client itself. */
+struct life {
+	size_t place; /* in the log, when it connected */
+	bool idle;    /* does not read for now */
+};
+
+static struct life lives[CROWD];
+static size_t cut_off, never_greeted;
+
+/* Between nothing and so many microseconds go by. */
+static void moment(unsigned int us)
+{
+	nanosleep(&(struct timespec){.tv_nsec = 1000L * (rand_r(&seed) % (us + 1))}, NULL);
+}
+
+static void life_ends(size_t i)
+{
+	memmove(&lives[i], &lives[i + 1], (count - 1 - i) * sizeof(lives[0]));
+	somebody_goes(i);
+}
+
+/*
+ * The connection of a client has ended. It is one that the log names; or one that a process had
+ * taken from the listener and nobody else had, which the kernel then closes.
+ */
+static void life_is_cut(size_t i)
+{
+	const struct client *c = &clients[i];
+	size_t named = let_go(lives[i].place, c->id);
+
+	assert_that(named > 0 || c->messages == 0,
+		    "client %d was cut off after %zu messages, and the log does not name it: %s",
+		    c->id, c->messages, c->error);
+	*(named ? &cut_off : &never_greeted) += 1;
+	life_ends(i);
+}
+
+/* Lets one read a little. */
+static void life_reads(size_t i, int messages)
+{
+	while (messages-- > 0 && client_step(&clients[i]) > 0)
+		;
+	if (!clients[i].ended) /* else the next process will say why */
+		assert_that(!clients[i].error[0], "%s", clients[i].error);
+}
+
+/* Somebody comes, goes, reads or stops to. */
+static void life_goes_on(void)
+{
+	size_t i = count ? (size_t)rand_r(&seed) % count : 0;
+	int dice = rand_r(&seed) % 10;
+
+	if ((count < 2 || dice < 3) && count < CROWD) {
+		/* Before the first listener is stored there is nothing to connect to. */
+		if (!server.pid && supervisor_count(supervisor, "our-listener") == 0)
+			return;
+		lives[count] = (struct life){log_length(), rand_r(&seed) % 3 == 0};
+		somebody_connects((struct client_options){.vectors = CROWDS});
+	} else if (count > 0 && dice < 5) {
+		life_ends(i);
+	} else if (count > 0 && dice < 6) {
+		lives[i].idle = !lives[i].idle;
+	} else {
+		for (i = 0; i < count; i++)
+			if (!lives[i].idle)
+				life_reads(i, rand_r(&seed) % 100);
+	}
+}
+
+/* Lets all read until all agree, but for those who are cut off. */
+static void lives_settle(void)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+	bool agreed;
+
+	do {
+		for (size_t i = count; i-- > 0;) {
+			life_reads(i, 10000);
+			if (clients[i].ended)
+				life_is_cut(i);
+		}
+		agreed = true;
+		for (size_t i = 0; i < count; i++)
+			agreed = agreed && client_agrees(&clients[i], NULL);
+	} while (!agreed && deadline_ahead(deadline));
+	for (size_t i = 0; i < count && !agreed; i++)
+		assert_that(client_agrees(&clients[i], NULL),
+			    "client %d of %zu, %zu messages, knows %zu others, %zu whole: %s",
+			    clients[i].id, count, clients[i].messages, clients[i].here,
+			    clients[i].whole, server_log(&server));
+	store_settles(OWN);
+}
+
+/*
+ * Starts the server, which an alarm may end at any moment from its first on. Returns whether it has
+ * got as far as to serve.
+ */
+static bool mortal_up(unsigned int alarm_us)
+{
+	server.supervisor = supervisor;
+	server.alarm_us = alarm_us;
+	if (server_start(&server, SERVER_ARGS("-f", "memory", "-n", "40")))
+		return true;
+	assert_that(alarm_us && server.status == -SIGALRM, "%s", server.error);
+	return false;
+}
+
+static void any_moment_may_be_the_last(void **state)
+{
+	size_t early = 0, names;
+	int64_t start;
+
+	(void)state;
+	printf("# SEED=%u\n", seed);
+	supervisor = supervisor_start();
+	assert_non_null(supervisor);
+	cut_off = never_greeted = 0;
+	start = clock_ms();
+	assert_true(mortal_up(0));
+	start = clock_ms() - start;
+	for (int kill = 1; kill <= KILLS; kill++) {
+		bool calm = kill % 10 == 0;
+		unsigned int alarm_us = 1 + rand_r(&seed) % (unsigned int)(start * 1500 + 1000);
+
+		/* The one that runs dies while it does something, or nothing. */
+		for (int n = rand_r(&seed) % 6; n > 0 && server.pid; n--) {
+			life_goes_on();
+			moment(server.alarm_us ? 3000 : 300);
+		}
+		if (server.pid && !server.alarm_us)
+			server_kill();
+		else if (server.pid)
+			assert_int_equal(server_wait(&server, PATIENCE), -SIGALRM);
+		for (int n = rand_r(&seed) % 4; n > 0; n--)
+			life_goes_on();
+		/* The next may die while it starts. */
+		early += !mortal_up(calm || rand_r(&seed) % 2 ? 0 : alarm_us);
+		if (calm)
+			lives_settle();
+	}
+	printf("# %d deaths, %zu of them before the server was ready: %zu times a client was let "
+	       "go, %zu times one had not been greeted\n",
+	       KILLS, early, cut_off, never_greeted);
+	if (!server.pid || server.alarm_us) {
+		if (server.pid)
+			server_wait(&server, PATIENCE);
+		assert_true(mortal_up(0));
+	}
+	lives_settle();
+	names = let_go(0, -1);
+	assert_that(names <= KILLS && never_greeted <= KILLS / 10,
+		    "%zu nodes were let go, %zu closed", names, never_greeted);
+	all_end();
+}
+
+/* The first process dies before it has stored all: the next makes do with what there is. */
+static void a_start_may_fail_anywhere(void **state)
+{
+	int64_t start = clock_ms();
+	size_t deaths = 0;
+
+	(void)state;
+	printf("# SEED=%u\n", seed);
+	server_up(TWO);
+	start = clock_ms() - start;
+	all_end();
+	for (int i = 0; i < 20; i++) {
+		supervisor_empty(supervisor);
+		server.alarm_us = 1 + rand_r(&seed) % (unsigned int)(start * 1000);
+		if (server_start(&server, TWO)) {
+			assert_int_equal(server_wait(&server, PATIENCE), -SIGALRM);
+		} else {
+			assert_that(server.status == -SIGALRM, "%s", server.error);
+			deaths++;
+		}
+		server.alarm_us = 0;
+		server_up(TWO);
+		somebody_joins(0, two);
+		store_settles(OWN);
+		all_end();
+	}
+	printf("# %zu of 20 died before they were ready\n", deaths);
+}
+
+/*
+ * Ends in order
+ */
+
+static void a_successor_was_announced(void **state)
+{
+	const char *const *args = SERVER_ARGS("-f", "memory", "-n", "2", "-i", "pid");
+	char pidfile[128];
+
+	(void)state;
+	server_up(args);
+	snprintf(pidfile, sizeof(pidfile), "%s/pid", server.folder);
+	for (int i = 0; i < 3; i++)
+		somebody_joins(0, two);
+	for (int round = 1; round <= 2; round++) {
+		server_signal(&server, SIGUSR2);
+		assert_int_equal(server_wait(&server, PATIENCE), 0);
+		assert_int_equal(access(pidfile, F_OK), -1);
+		assert_int_equal(access(server.socket, F_OK), 0);
+		assert_int_equal(supervisor_heard(supervisor, "STOPPING=1"), round);
+		somebody_connects(two);
+		successor_up(args, count - 1);
+		assert_int_equal(access(pidfile, F_OK), 0);
+		everybody_agrees();
+		store_settles(OWN);
+	}
+	all_end();
+	log_check();
+}
+
+/* The greeting of one that does not read is not waited for: the successor goes on with it. */
+static void a_successor_is_not_kept_waiting(void **state)
+{
+	const char *const *args = SERVER_ARGS("-f", "memory", "-n", "400");
+	const struct client_options options = {.vectors = 400};
+	int64_t start;
+
+	(void)state;
+	server_up(args);
+	somebody_connects(options);
+	logged_wait(came, "ID 0 joined");
+	start = clock_ms();
+	server_signal(&server, SIGUSR2);
+	assert_int_equal(server_wait(&server, PATIENCE), 0);
+	assert_in_range(clock_ms() - start, 0, 900); /* a stop waits for a second */
+	successor_up(args, 1);
+	drive(0, client_agrees, NULL);
+	all_end();
+	log_check();
+}
+
+static void a_stop_and_a_start_is_a_restart(void **state)
+{
+	(void)state;
+	server_up(TWO);
+	for (int i = 0; i < 3; i++)
+		somebody_joins(0, two);
+	for (int round = 1; round <= 2; round++) {
+		assert_int_equal(server_stop(&server), 0);
+		assert_int_equal(access(server.socket, F_OK), -1);
+		assert_int_equal(supervisor_heard(supervisor, "STOPPING=1"), round);
+		successor_up(TWO, 3);
+		everybody_agrees();
+		somebody_goes(1);
+		somebody_joins(0, two);
+		everybody_agrees();
+		store_settles(OWN);
+	}
+	all_end();
+	log_check();
+}
+
+static void a_stop_that_stays_one_lets_all_go(void **state)
+{
+	(void)state;
+	for (int round = 0; round < 2; round++) {
+		server_up(TWO);
+		assert_int_equal(logged_times(came, "took over"), 0);
+		for (int i = 0; i < 3; i++)
+			assert_int_equal(somebody_joins(0, two)->id, i);
+		everybody_agrees();
+		assert_int_equal(server_stop(&server), 0);
+		assert_int_equal(access(server.socket, F_OK), -1);
+		supervisor_empty(supervisor);
+		drive(0, client_ended, NULL);
+		clients_free(clients, count);
+		count = 0;
+	}
+	log_check();
+}
+
+/*
+ * Other options, another path
+ */
+
+/* All that are there are told to go, each by name, and one that has other options is served. */
+static void misfit_check(const char *const *args, struct client_options options, bool other_memory)
+{
+	struct client fresh;
+
+	server_up(TWO);
+	for (int i = 0; i < 3; i++)
+		somebody_joins(0, two);
+	server_kill();
+	assert_true(client_connect(&fresh, server.socket, options));
+	server_up(args);
+	drive(0, client_ended, NULL);
+	for (int i = 0; i < 3; i++)
+		assert_that(let_go(came, i) == 1, "ID %d is not named: %s", i, server_log(&server));
+	assert_that(clients_drive(&fresh, 1, client_greeted, NULL, PATIENCE), "%s", fresh.error);
+	assert_true((fresh.memory_ino != clients[0].memory_ino) == other_memory);
+	clients_free(clients, count);
+	clients[0] = fresh;
+	count = 1;
+	assert_true(supervisor_wait(supervisor, "node-*", 1, PATIENCE));
+	/* And that, in turn, is what the next takes over. */
+	server_kill();
+	successor_up(args, 1);
+	somebody_joins(0, options);
+	if (!options.memoryless)
+		everybody_agrees();
+	assert_int_equal(let_go(came, -1), 0);
+	store_settles(options.memoryless ? OWN - 3 : OWN);
+	all_end();
+	all_forget();
+}
+
+static void options_that_do_not_fit(void **state)
+{
+	const struct client_options three = {.vectors = 3, .keep = true};
+	const struct client_options legacy = {.vectors = 2, .keep = true, .legacy = true};
+	const struct client_options memoryless = {
+		.vectors = 2, .keep = true, .legacy = true, .memoryless = true};
+
+	(void)state;
+	misfit_check(SERVER_ARGS("-f", "memory", "-n", "3"), three, false);
+	misfit_check(SERVER_ARGS("-f", "memory", "-n", "2", "-L"), legacy, false);
+	misfit_check(SERVER_ARGS("-f", "other", "-n", "2"), two, true);
+	misfit_check(SERVER_ARGS("-L", "-m0", "-n2"), memoryless, true);
+}
+
+/* The object was replaced by another while nobody ran: the path is what counts. */
+static void another_object_at_the_same_path(void **state)
+{
+	char path[128], old[160];
+
+	(void)state;
+	server_up(TWO);
+	for (int i = 0; i < 2; i++)
+		somebody_joins(0, two);
+	server_kill();
+	snprintf(path, sizeof(path), "%s/memory", server.folder);
+	snprintf(old, sizeof(old), "%s.old", path);
+	assert_int_equal(rename(path, old), 0);
+	server_up(TWO);
+	/* Either is right, but not half of each. */
+	if (let_go(came, -1) == 2) {
+		drive(0, client_ended, NULL);
+		clients_free(clients, count);
+		count = 0;
+	}
+	somebody_joins(0, two);
+	everybody_agrees();
+	store_settles(OWN);
+	all_end();
+}
+
+static void another_socket(void **state)
+{
+	char before[sizeof(server.socket)];
+
+	(void)state;
+	server_up(TWO);
+	somebody_joins(0, two);
+	strcpy(before, server.socket);
+	server_kill();
+	somebody_connects(two);
+	snprintf(server.socket, sizeof(server.socket), "%s/elsewhere", server.folder);
+	successor_up(TWO, 1);
+	somebody_joins(0, two);
+	everybody_agrees();
+	assert_int_equal(access(before, F_OK), -1);
+	store_settles(OWN);
+	server_kill();
+	successor_up(TWO, 3);
+	everybody_agrees();
+	all_end();
+	log_check();
+}
+
+static void a_socket_that_somebody_removed(void **state)
+{
+	(void)state;
+	server_up(TWO);
+	somebody_joins(0, two);
+	for (size_t round = 0; round < 2; round++) {
+		server_kill();
+		somebody_connects(two);
+		assert_int_equal(unlink(server.socket), 0);
+		successor_up(TWO, count - 1);
+		somebody_connects(two);
+		everybody_agrees();
+		store_settles(OWN);
+	}
+	all_end();
+	assert_int_equal(access(server.socket, F_OK), -1);
+}
+
+/*
+ * Supervisors that are slow, full or gone
+ */
+
+/* People join while the supervisor takes nothing, until so many are not stored. */
+static size_t unstored_gather(int *ids, size_t room, size_t wanted)
+{
+	size_t n;
+
+	do
+		for (int i = 0; i < 4; i++)
+			somebody_joins(0, two);
+	while ((n = unstored(ids, room)) < wanted && count < 900);
+	assert_in_range(n, wanted, count);
+	return n;
+}
+
+static void unstored_wait(size_t n)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+	int ids[CLIENTS_MAX];
+
+	while (unstored(ids, CLIENTS_MAX) != n)
+		assert_that(deadline_ahead(deadline), "some are never stored");
+}
+
+static void a_slow_supervisor_keeps_nobody_waiting(void **state)
+{
+	int ids[CLIENTS_MAX];
+	size_t n;
+
+	(void)state;
+	server_up(TWO);
+	unstored_wait(0);
+	supervisor_pause(supervisor);
+	n = unstored_gather(ids, CLIENTS_MAX, 6);
+	everybody_agrees();
+	/* One that was never stored goes, and one that was. */
+	for (size_t i = 0; i < count; i++)
+		if (clients[i].id == ids[n - 1]) {
+			somebody_goes(i);
+			break;
+		}
+	somebody_goes(0);
+	everybody_agrees();
+	supervisor_resume(supervisor);
+	unstored_wait(0);
+	store_settles(OWN);
+	server_kill();
+	successor_up(TWO, count);
+	everybody_agrees();
+	all_end();
+	log_check();
+}
+
+/* Whether an ID is one of those. */
+static bool is_one_of(int id, const int *ids, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (ids[i] == id)
+			return true;
+	return false;
+}
+
+/* Those that a killed server could not store are cut off, and named; nobody else. */
+static void who_is_not_stored_is_named(void **state)
+{
+	int ids[CLIENTS_MAX];
+	size_t n, before;
+
+	(void)state;
+	server_up(TWO);
+	for (int i = 0; i < 4; i++)
+		somebody_joins(0, two);
+	store_settles(OWN);
+	supervisor_pause(supervisor);
+	n = unstored_gather(ids, CLIENTS_MAX, 3);
+	/* Two leave for which the queue has no place, either: one is told of, one when all is over.
+	 */
+	somebody_goes(1);
+	drive(0, client_agrees, NULL);
+	server_kill();
+	somebody_goes(1);
+	supervisor_resume(supervisor);
+	before = count;
+	server_up(TWO);
+	for (size_t i = count; i-- > 0;) {
+		if (!is_one_of(clients[i].id, ids, n))
+			continue;
+		assert_that(clients_drive(&clients[i], 1, client_ended, NULL, PATIENCE), "%s",
+			    clients[i].error);
+		assert_that(let_go(came, clients[i].id) == 1, "ID %d is not named: %s",
+			    clients[i].id, server_log(&server));
+		somebody_goes(i);
+	}
+	assert_int_equal(before - count, n);
+	assert_int_equal(let_go(came, -1), n);
+	everybody_agrees();
+	store_settles(OWN);
+	somebody_joins(0, two);
+	server_kill();
+	successor_up(TWO, count);
+	everybody_agrees();
+	store_settles(OWN);
+	all_end();
+}
+
+/* The supervisor throws away what does not fit, which the server cannot know. */
+static void a_store_that_is_full(void **state)
+{
+	const struct client *last = &clients[3];
+
+	(void)state;
+	server_up(TWO);
+	supervisor_settle(supervisor);
+	supervisor_limit(supervisor, OWN + 3);
+	for (int i = 0; i < 4; i++)
+		somebody_joins(0, two);
+	server_kill();
+	successor_up(TWO, 3);
+	assert_that(clients_drive(&clients[3], 1, client_ended, NULL, PATIENCE), "%s", last->error);
+	assert_int_equal(let_go(came, 3), 1);
+	somebody_goes(3);
+	everybody_agrees();
+	all_end();
+}
+
+/* Some of what a successor needs is not there: it starts all the same, and serves. */
+static void a_store_in_part(void **state)
+{
+	(void)state;
+	for (size_t room = 0; room < OWN + 2; room++) {
+		supervisor = supervisor_start();
+		assert_non_null(supervisor);
+		supervisor_limit(supervisor, room);
+		server_up(TWO);
+		for (int i = 0; i < 2; i++)
+			somebody_joins(0, two);
+		server_kill();
+		supervisor_settle(supervisor);
+		supervisor_limit(supervisor, 100);
+		server_up(TWO);
+		for (size_t i = count; i-- > 0;)
+			if (room < OWN + 1 || i > 0) {
+				assert_that(
+					clients_drive(&clients[i], 1, client_ended, NULL, PATIENCE),
+					"%s", clients[i].error);
+				somebody_goes(i);
+			}
+		somebody_joins(0, two);
+		everybody_agrees();
+		store_settles(OWN);
+		all_end();
+		all_forget();
+	}
+}
+
+static void a_supervisor_that_has_gone(void **state)
+{
+	(void)state;
+	server_up(TWO);
+	somebody_joins(0, two);
+	assert_int_equal(unlink(supervisor_path(supervisor)), 0);
+	for (int i = 0; i < 3; i++)
+		somebody_joins(0, two);
+	somebody_goes(0);
+	everybody_agrees();
+	free(table_of_nodes());
+	server_signal(&server, SIGHUP);
+	logged_wait(came, "restarted in place");
+	somebody_joins(0, two);
+	everybody_agrees();
+	clients_free(clients, count);
+	count = 0;
+	assert_int_equal(server_stop(&server), 0);
+	assert_int_equal(access(server.socket, F_OK), -1);
+}
+
+/*
+ * What is stored
+ */
+
+static void the_store_does_not_grow(void **state)
+{
+	static const char *const names[] = {"ledger", "object", "lock", "disk", "our-listener"};
+	size_t place;
+
+	(void)state;
+	server_up(TWO);
+	for (int round = 0; round < 4; round++) {
+		for (int i = 0; i < 6; i++)
+			somebody_joins(0, two);
+		while (count > 2)
+			somebody_goes((size_t)rand_r(&seed) % count);
+		everybody_agrees();
+		store_settles(OWN);
+		if (round % 2) {
+			server_kill();
+			successor_up(TWO, count);
+		} else {
+			place = log_length();
+			server_signal(&server, SIGHUP);
+			logged_wait(place, "restarted in place");
+		}
+		everybody_agrees();
+		store_settles(OWN);
+		for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+			assert_int_equal(supervisor_count(supervisor, names[i]), 1);
+	}
+	all_end();
+	log_check();
+}
+
+/* Who is turned away, or breaks the protocol, sees the end: nothing keeps the connection. */
+static void who_is_not_wanted_is_not_kept(void **state)
+{
+	struct client refused;
+	char path[128];
+
+	(void)state;
+	server_up(TWO);
+	for (int i = 0; i < 3; i++)
+		somebody_joins(0, two);
+	assert_int_equal(write(clients[1].sock, "?", 1), 1);
+	assert_true(clients_drive(&clients[1], 1, client_ended, NULL, PATIENCE));
+	somebody_goes(1);
+	everybody_agrees();
+	store_settles(OWN);
+	snprintf(path, sizeof(path), "%s/memory", server.folder);
+	assert_int_equal(truncate(path, 8 << 20), 0);
+	for (int round = 0; round < 2; round++) {
+		assert_true(client_connect(&refused, server.socket, two));
+		assert_that(clients_drive(&refused, 1, client_refused, NULL, PATIENCE), "%s",
+			    refused.error);
+		client_free(&refused);
+		store_settles(OWN);
+		if (round == 0) {
+			assert_int_equal(truncate(path, 1 << 20), 0);
+			server_kill();
+			successor_up(TWO, 2);
+			assert_int_equal(truncate(path, 8 << 20), 0);
+		}
+	}
+	assert_int_equal(truncate(path, 1 << 20), 0);
+	somebody_joins(0, two);
+	everybody_agrees();
+	all_end();
+}
+
+/* Without a supervisor, a node costs its socket and its eventfds; and with one nothing more. */
+static void the_store_costs_nothing(void **state)
+{
+	int idle[2];
+
+	(void)state;
+	for (int supervised = 0; supervised < 2; supervised++) {
+		if (supervised)
+			server_up(TWO);
+		else
+			assert_start(&server, "-f", "memory", "-n", "2");
+		idle[supervised] = server.idle;
+		for (int i = 0; i < 4; i++)
+			somebody_joins(0, two);
+		assert_int_equal(server_descriptors(&server), idle[supervised] + 4 * 3);
+		clients_free(clients, count);
+		count = 0;
+		assert_stop(&server);
+		supervisor_free(supervisor);
+		supervisor = NULL;
+		server = (struct server){0};
+	}
+	printf("# %d descriptors, %d under a supervisor\n", idle[0], idle[1]);
+	assert_in_range(idle[0], 3, 16);
+	assert_in_range(idle[1] - idle[0], 0, 1);
+}
+
+static void a_thousand_nodes(void **state)
+{
+	const char *const *args = SERVER_ARGS("-f", "memory");
+	const struct client_options options = {.vectors = 1};
+	int64_t start;
+
+	(void)state;
+	if (descriptors_allow() < 3500)
+		skip_because("the limit of descriptors is too low");
+	server_up(args);
+	for (int i = 0; i < 1000; i++)
+		somebody_connects(options);
+	drive(0, client_knows, &(size_t){count - 1});
+	store_settles(OWN);
+	start = clock_ms();
+	server_kill();
+	successor_up(args, count);
+	printf("# it took %d ms to take over a thousand nodes\n", (int)(clock_ms() - start));
+	while (count > 990)
+		somebody_goes((size_t)rand_r(&seed) % count);
+	somebody_connects(options);
+	drive(0, client_agrees, NULL);
+	assert_int_equal(clients[count - 1].id, 1000);
+	store_settles(OWN);
+	all_end();
+	log_check();
+}
+
+/* Nothing of a test stays behind, however it has ended. */
+static int teardown(void **state)
+{
+	char path[64];
+
+	(void)state;
+	clients_free(clients, count);
+	memset(clients, 0, sizeof(clients));
+	count = 0;
+	all_forget();
+	snprintf(path, sizeof(path), "/dev/shm/%s", shm_name);
+	unlink(path);
+	return 0;
+}
+
+/* A test whose server, supervisor and clients end with it, and that leaves no descriptor behind. */
+static void takeover_run(void **state)
+{
+	void (*test)(void **state) = *state;
+	int before = descriptors_count(0);
+
+	*state = NULL;
+	test(state);
+	teardown(state);
+	assert_int_equal(descriptors_count(0), before);
+}
+
+#define takeover_test(test)                                                          \
+	(struct CMUnitTest)                                                          \
+	{                                                                            \
+		.name = #test, .test_func = takeover_run, .teardown_func = teardown, \
+		.initial_state = (test)                                              \
+	}
+
+int main(void)
+{
+	const char *given = getenv("SEED");
+	const struct CMUnitTest tests[] = {
+		takeover_test(nodes_do_not_notice_a_death),
+		takeover_test(nodes_may_have_many_vectors),
+		takeover_test(who_does_not_read_misses_nothing),
+		takeover_test(any_moment_may_be_the_last),
+		takeover_test(a_start_may_fail_anywhere),
+		takeover_test(a_successor_was_announced),
+		takeover_test(a_successor_is_not_kept_waiting),
+		takeover_test(a_stop_and_a_start_is_a_restart),
+		takeover_test(a_stop_that_stays_one_lets_all_go),
+		takeover_test(options_that_do_not_fit),
+		takeover_test(another_object_at_the_same_path),
+		takeover_test(another_socket),
+		takeover_test(a_socket_that_somebody_removed),
+		takeover_test(a_slow_supervisor_keeps_nobody_waiting),
+		takeover_test(who_is_not_stored_is_named),
+		takeover_test(a_store_that_is_full),
+		takeover_test(a_store_in_part),
+		takeover_test(a_supervisor_that_has_gone),
+		takeover_test(the_store_does_not_grow),
+		takeover_test(who_is_not_wanted_is_not_kept),
+		takeover_test(the_store_costs_nothing),
+		takeover_test(a_thousand_nodes),
+	};
+
+	if (given)
+		seed = (unsigned int)strtoul(given, NULL, 10);
+	else if (getrandom(&seed, sizeof(seed), 0) < 0)
+		return 1;
+	snprintf(shm_name, sizeof(shm_name), "tm-takeover-%d", (int)getpid());
+	setlinebuf(stdout);
+	descriptors_allow();
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
