@@ -215,11 +215,11 @@ _Static_assert(TIMERS <= 8 && sizeof(struct place) == 24 && sizeof(struct peer) 
 
 /* Who started us and wants to hear of us, such as systemd (sd_notify(3)). */
 struct supervisor {
-	int sock; /* to send from; closed at exit. -1: there is no supervisor */
+	int sock; /* to send from; closed at exit. -1: it could not be opened yet */
 	struct sockaddr_un address;
-	socklen_t length;
-	bool lost;    /* it cannot be reached, and the log says so */
-	bool unready; /* it has not been told yet that we are ready, or what is ours */
+	socklen_t length; /* of the address; 0: there is no supervisor */
+	bool lost;        /* it cannot be reached, and the log says so */
+	bool unready;     /* it has not been told yet that we are ready, or what is ours */
 };
 
 struct server {
@@ -1707,9 +1707,14 @@ static int socket_folder_lock(const char *path, bool wait)
 static bool socket_watch(struct server *s)
 {
 	char *copy = strdup(s->opt.socket);
-	int fd = s->ledger->watch;
-	bool done = copy && fd >= 0 &&
-		    inotify_add_watch(fd, s->opt.socket, IN_ATTRIB | IN_MOVE_SELF) >= 0;
+	bool done;
+	int fd;
+
+	if (s->ledger->watch < 0)
+		s->ledger->watch = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+	fd = s->ledger->watch;
+	done = copy && fd >= 0 &&
+	       inotify_add_watch(fd, s->opt.socket, IN_ATTRIB | IN_MOVE_SELF) >= 0;
 
 	if (done) /* that of the folder is a help only: we may have no right to read it */
 		inotify_add_watch(fd, dirname(copy), IN_MOVE_SELF | IN_ONLYDIR);
@@ -1848,8 +1853,7 @@ static void supervisor_open(struct server *s)
 	struct supervisor *v = &s->supervisor;
 	const char *path = getenv("NOTIFY_SOCKET");
 
-	v->sock = -1;
-	if (!path || strlen(path) >= sizeof(v->address.sun_path))
+	if (!path || !*path || strlen(path) >= sizeof(v->address.sun_path))
 		return;
 	v->address = socket_address(path);
 	v->length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
@@ -1857,8 +1861,12 @@ static void supervisor_open(struct server *s)
 		v->address.sun_path[0] = '\0';
 	v->sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	v->unready = true;
-	if (v->sock < 0)
-		fail("cannot tell READY=1 at %s", path);
+}
+
+/* Whether there is one. */
+static bool supervised(const struct server *s)
+{
+	return s->supervisor.length > 0;
 }
 
 /*
@@ -1873,12 +1881,15 @@ __attribute__((format(printf, 3, 4))) static bool supervisor_tell(struct server 
 	va_list args;
 	int n;
 
-	if (v->sock < 0)
+	if (!supervised(s))
 		return false;
+	if (v->sock < 0)
+		v->sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	va_start(args, format);
 	n = vsnprintf(state, sizeof(state), format, args);
 	va_end(args);
-	if (scm_pass(v->sock, &v->address, v->length, state, (size_t)n, &fd, fd >= 0))
+	if (v->sock >= 0 &&
+	    scm_pass(v->sock, &v->address, v->length, state, (size_t)n, &fd, fd >= 0))
 		return true;
 	timer_start(s, TIMER_STORE, errno == EAGAIN ? SEND_RETRY_MS : STORE_RETRY_MS);
 	if (errno != EAGAIN && !v->lost)
@@ -1927,7 +1938,7 @@ static bool parcel_store(struct server *s, int sock, uint64_t serial)
 	int all[PARCEL_MAX], ends[2];
 	bool done = true;
 
-	if (s->supervisor.sock < 0 || s->ledger->timers[TIMER_STORE])
+	if (!supervised(s) || s->ledger->timers[TIMER_STORE])
 		return false;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
 		return parcel_fail(s);
@@ -1975,7 +1986,7 @@ static void supervisor_update(struct server *s)
 	struct ledger *l = s->ledger;
 	bool again = timer_ended(s, TIMER_STORE) || s->supervisor.unready;
 
-	if (s->supervisor.sock < 0 || l->timers[TIMER_STORE] ||
+	if (!supervised(s) || l->timers[TIMER_STORE] ||
 	    (s->supervisor.unready && !supervisor_begin(s)))
 		return;
 	if (l->departures - l->forgotten > IDS)
@@ -2533,7 +2544,7 @@ static void peers_list(const struct server *s)
 
 		say("ID %d: %s, connected for %" PRId64 " s, %zu messages waiting%s", p->id,
 		    peer_text(s->order[i]).text, (now_ms() - p->joined_ms) / 1000, owed,
-		    s->supervisor.sock < 0 || p->stored ? "" : ", not stored yet");
+		    supervised(s) && !p->stored ? ", not stored yet" : "");
 		waiting += owed;
 	}
 	say("%zu nodes connected, %" PRIu64 " joined so far, %zu messages waiting", s->count,
@@ -2782,7 +2793,7 @@ static void server_stop(struct server *s, const char *why)
  */
 static void server_hand_over(struct server *s, const char *why)
 {
-	if (s->supervisor.sock < 0) {
+	if (!supervised(s)) {
 		server_stop(s, why);
 	} else if (!s->stop_at) {
 		say("%s: ending, a successor is to take over %zu nodes", why, s->count);
@@ -3386,7 +3397,6 @@ static bool socket_open(struct server *s, int passed, uint32_t group)
 	struct ledger *l = s->ledger;
 	const char *path = s->opt.socket, *before;
 
-	l->watch = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 	if (l->listener >= 0) {
 		l->listener = descriptor_lower(l->listener);
 		before = listener_path(l->listener);

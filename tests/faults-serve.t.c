@@ -184,9 +184,20 @@ static const struct rule rules[] = {
 	 .quiet = true,
 	 .why = "the signal is still there in the next round"},
 	{.phase = "restarting",
-	 .calls = "socket sendto",
+	 .calls = "sendmsg",
+	 .errors = "EAGAIN",
 	 .outcome = RESTARTS,
-	 .why = "the supervisor is not told"},
+	 .quiet = true,
+	 .why = "the supervisor hears of what matters when it has room"},
+	{.phase = "restarting",
+	 .calls = "socket",
+	 .outcome = RESTARTS,
+	 .quiet = true,
+	 .why = "it is made when there is something to tell"},
+	{.phase = "restarting",
+	 .calls = "sendmsg",
+	 .outcome = RESTARTS,
+	 .why = "the supervisor is told a second later"},
 	{.phase = "restarting",
 	 .calls = "pselect6 select",
 	 .outcome = RESTARTS,
@@ -283,9 +294,9 @@ static const struct rule rules[] = {
 	 .quiet = true,
 	 .why = "the signal is still there in the next round"},
 	{.phase = "resuming",
-	 .calls = "socket sendto pselect6 select",
+	 .calls = "pselect6 select",
 	 .outcome = RESTARTS,
-	 .why = "the supervisor is not told, or waiting is tried again"},
+	 .why = "waiting is tried again"},
 	{.phase = "resuming",
 	 .outcome = RESTARTS,
 	 .quiet = true,
@@ -300,6 +311,12 @@ static const struct rule rules[] = {
 	 .outcome = ENDS,
 	 .quiet = true,
 	 .why = "it was not the last signal, nobody waits, a line of the log is lost"},
+	{.phase = "ending",
+	 .calls = "sendmsg",
+	 .errors = "EAGAIN",
+	 .outcome = ENDS,
+	 .quiet = true,
+	 .why = "the supervisor sees the end as well"},
 	{.phase = "ending",
 	 .calls = "newfstatat stat lstat fstat unlink unlinkat",
 	 .outcome = LEAVES,
@@ -467,7 +484,7 @@ static enum outcome restart(struct world *w)
 	do {
 		char *log = log_new(w);
 
-		told = supervisor_told("READY=1"); /* should the line be lost */
+		told = supervisor_ready(); /* should the line be lost */
 		alive = server_alive(w);
 		if (strstr(log, "going on without"))
 			outcome = STAYS;
@@ -537,7 +554,7 @@ static void world_open(struct world *w)
 	visit(w);
 	children_await(w);
 	w->descriptors = server_descriptors(&w->server);
-	supervisor_told("");
+	supervisor_forget();
 }
 
 static void world_close(struct world *w)
@@ -591,7 +608,7 @@ static enum outcome phase_run(const struct phase *phase, struct world *w, const 
 
 	w->logged = log ? strlen(log) : 0;
 	free(log);
-	supervisor_told("");
+	supervisor_forget();
 	if (!strace_attach(&strace, w->server.pid, strace_log, fault))
 		test_abort("cannot attach strace");
 	for (int i = 0; i < ATTEMPTS; i++) {
@@ -833,7 +850,7 @@ int main(void)
 			       (int)sizeof(strace_log))
 		test_abort("no $TEST_DIR");
 	matrix_open("faults-serve");
-	supervisor_open(folder);
+	supervisor_begin();
 	for (size_t i = 0; i < sizeof(phases) / sizeof(phases[0]); i++) {
 		phase_test(&phases[i], false);
 		if (phases[i].act != end)

@@ -59,18 +59,18 @@ static const struct rule rules[] = {
 	 .before = "socket",
 	 .why = "without a spare descriptor nobody can be refused"},
 	{.calls = "socket connect close",
-	 .before = "prlimit64",
+	 .before = "signalfd4",
 	 .outcome = SERVES,
 	 .quiet = true,
 	 .why = "libc looks up a group, and goes on without nscd"},
 	{.calls = "openat newfstatat fstat read lseek",
-	 .before = "prlimit64",
+	 .before = "signalfd4",
 	 .phase = "asked",
 	 .outcome = EITHER,
 	 .quiet = true,
 	 .why = "libc looks up the group; it may have another source for it"},
 	{.calls = "openat newfstatat fstat read lseek",
-	 .before = "prlimit64",
+	 .before = "signalfd4",
 	 .outcome = SERVES,
 	 .quiet = true,
 	 .why = "the group kvm is a default where it is known"},
@@ -206,10 +206,12 @@ static const struct rule rules[] = {
 	 .outcome = SERVES,
 	 .quiet = true,
 	 .why = "a line of the log is lost"},
-	{.calls = "socket sendto",
-	 .after = "listen",
+	{.calls = "sendmsg",
+	 .errors = "EAGAIN",
 	 .outcome = SERVES,
-	 .why = "the supervisor is not told"},
+	 .quiet = true,
+	 .why = "the supervisor is told when it has room"},
+	{.calls = "sendmsg", .outcome = SERVES, .why = "the supervisor is told a second later"},
 	{.outcome = REFUSES, .why = "a start that fails is refused"},
 };
 
@@ -419,7 +421,7 @@ static pid_t daemon_pid(void)
 static bool start_ready(void)
 {
 	char *log = file_text(LOG);
-	bool ready = (log && strstr(log, "connect a node:")) || supervisor_told("READY=1");
+	bool ready = (log && strstr(log, "connect a node:")) || supervisor_ready();
 
 	free(log);
 	return ready;
@@ -478,7 +480,7 @@ static void world_prepare(const struct start *start)
 	folder_empty();
 	start->prepare();
 	shm_unlink(shm_name());
-	supervisor_told("");
+	supervisor_forget();
 	unlink(STRACE_LOG);
 	unlink(LOG);
 }
@@ -639,7 +641,7 @@ int main(void)
 	if (!strace_works())
 		return matrix_close();
 	matrix_open("faults-start");
-	supervisor_open(parent);
+	supervisor_begin();
 	prctl(PR_SET_CHILD_SUBREAPER, 1); /* to see how a server in the background ends */
 	for (size_t i = 0; i < sizeof(starts) / sizeof(starts[0]); i++)
 		start_test(&starts[i]);

@@ -5,6 +5,7 @@
 #include "deadline.h"
 #include "form.h"
 #include "server.h"
+#include "supervisor.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -67,7 +68,8 @@ static const struct {
 	{"connect", "EACCES EPERM EAGAIN EINTR ENOENT"},
 	{"accept4", "EMFILE ENFILE ENOBUFS ENOMEM ECONNABORTED EPERM EPROTO EINTR EAGAIN"},
 	{"recvfrom", "EINTR ENOMEM EAGAIN ENOBUFS ECONNRESET"},
-	{"sendto", "EAGAIN ENOBUFS ENOMEM EACCES EPERM ECONNREFUSED EINTR"},
+	{"socketpair", "EMFILE ENFILE ENOBUFS ENOMEM"},
+	{"sendmsg", "EAGAIN ENOBUFS ENOMEM EACCES EPERM ECONNREFUSED EINTR ETOOMANYREFS"},
 	{"sendmmsg", "EAGAIN EINTR ENOBUFS ENOMEM ETOOMANYREFS EPIPE ECONNRESET"},
 	{"shutdown", "ENOTCONN"},
 	{"getsockopt", "ENOBUFS ENOPROTOOPT"},
@@ -456,33 +458,31 @@ void matrix_open(const char *name)
 	printf("# the matrix is in %s\n", path);
 }
 
-static int supervisor = -1; /* the socket in $NOTIFY_SOCKET */
+static struct supervisor *supervisor;
 
-void supervisor_open(const char *folder)
+void supervisor_begin(void)
 {
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-
-	errno = ENAMETOOLONG;
-	if (snprintf(address.sun_path, sizeof(address.sun_path), "%s/notify", folder) >=
-	    (int)sizeof(address.sun_path))
-		test_abort(folder);
-	supervisor = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (supervisor < 0 || bind(supervisor, (struct sockaddr *)&address, sizeof(address)) < 0)
-		test_abort(address.sun_path);
-	setenv("NOTIFY_SOCKET", address.sun_path, 1);
+	supervisor = supervisor_start();
+	if (!supervisor)
+		test_abort("no supervisor");
+	setenv("NOTIFY_SOCKET", supervisor_path(supervisor), 1);
 }
 
-bool supervisor_told(const char *what)
+bool supervisor_ready(void)
 {
-	char text[64];
-	ssize_t n;
-	bool told = false;
+	static size_t before;
+	size_t heard, known = before;
 
-	while ((n = recv(supervisor, text, sizeof(text) - 1, MSG_DONTWAIT)) > 0) {
-		text[n] = '\0';
-		told |= !strcmp(text, what);
-	}
-	return told;
+	supervisor_settle(supervisor);
+	heard = supervisor_heard(supervisor, "READY=1");
+	before = heard;
+	return heard > known;
+}
+
+void supervisor_forget(void)
+{
+	supervisor_ready();
+	supervisor_empty(supervisor);
 }
 
 /* Whether we made such a call before this one, and with such a text if one is given. */

@@ -89,12 +89,14 @@ void calls_free(struct calls *calls);
 /* The call that was made to fail; NULL: none yet, the last of them if there are more. */
 const struct call *calls_injected(const struct calls *calls, size_t *times);
 
-/* Makes us the supervisor of all servers that we start: $NOTIFY_SOCKET is a socket in the folder.
- */
-void supervisor_open(const char *folder);
+/* Makes us the supervisor of all servers that we start: it stands in $NOTIFY_SOCKET. */
+void supervisor_begin(void);
 
-/* Whether one of them has told us so since we were last asked. */
-bool supervisor_told(const char *what);
+/* Whether one of them has told us that it is ready, since we were last asked. */
+bool supervisor_ready(void);
+
+/* Forgets that, and what they have stored. */
+void supervisor_forget(void);
 
 /* Fails the test if one of our own calls is not in the table. */
 void calls_name(const struct calls *calls);
