@@ -1789,9 +1789,9 @@ static void socket_remove(struct server *s)
 	shutdown(s->ledger->listener, SHUT_RDWR);
 }
 
-/* The path of a listening socket, "@name" where it is not a file. Stays allocated; NULL with errno.
- */
-static const char *listener_path(int fd)
+/* The path of a listening socket, "@name" where it is no file; the caller frees it. NULL with
+ * errno. */
+static char *listener_path(int fd)
 {
 	struct sockaddr_un address = {0};
 	socklen_t length = sizeof(address) - 1; /* a 0 stays behind it */
@@ -3105,7 +3105,7 @@ static void passed_make_room(struct server *s, struct passed *in)
  */
 static int parcel_open(const struct server *s, int parcel, int32_t *eventfds)
 {
-	int all[PARCEL_MAX + SCM_DESCRIPTORS], n = 1, error;
+	int all[PARCEL_MAX + SCM_DESCRIPTORS] = {0}, n = 1, error;
 	size_t count = 0, wanted = PARCEL_EVENTFDS + s->ledger->vectors;
 
 	if (setsockopt(parcel, SOL_SOCKET, SO_PEEK_OFF, &(int){0}, sizeof(int)) < 0)
@@ -3173,7 +3173,7 @@ static bool parcel_unpack(struct server *s, int parcel, int sock)
 /* Welcomes a client that was about to become a peer when the server before ended. */
 static void parcel_welcome(struct server *s, const struct parcel *parcel)
 {
-	int32_t eventfds[VECTORS_MAX];
+	int32_t eventfds[VECTORS_MAX] = {0};
 	int fd = parcel_open(s, parcel->fd, eventfds);
 
 	s->ledger->joins = parcel->serial; /* its new parcel needs another name */
@@ -3344,7 +3344,6 @@ static bool server_inherit(struct server *s, struct passed *in)
 		parcel_welcome(s, in->ungreeted);
 	for (size_t i = 0; i < in->count; i++)
 		close(in->parcels[i].fd);
-	free(in->parcels);
 	return true;
 }
 
@@ -3369,11 +3368,20 @@ static bool store_inherit(struct server *s)
 	return true;
 }
 
-/* Listens on a socket that a supervisor has made; -p does not count then. */
+/* Says of a socket that a supervisor has made where it stands; -p does not count then. */
+static void socket_name(struct server *s)
+{
+	const char *path = listener_path(s->ledger->listener);
+
+	if (path && strcmp(path, s->opt.socket) != 0)
+		say("listening on %s, which was passed to us, and not on %s", path, s->opt.socket);
+	if (path)
+		s->opt.socket = path;
+}
+
+/* Listens on a socket that a supervisor has made. */
 static void socket_adopt(struct server *s, int passed)
 {
-	const char *path = listener_path(passed);
-
 	if (s->ledger->listener >= 0) {
 		listener_replace(s, passed);
 		close(passed);
@@ -3381,44 +3389,59 @@ static void socket_adopt(struct server *s, int passed)
 		s->ledger->listener = descriptor_lower(passed);
 	}
 	s->ledger->socket_ino = 0;
-	if (path && strcmp(path, s->opt.socket) != 0)
-		say("listening on %s, which was passed to us, and not on %s", path, s->opt.socket);
-	if (path)
-		s->opt.socket = path;
+	socket_name(s);
 }
 
 /*
- * Listens: on the socket of a socket unit; on the one that was taken over, if that is as the
- * options want it, where the group that may connect was this one before; else on a new one. Who
- * waits on another is served.
+ * Whether the listening socket that was taken over is where the options want it, and for whom:
+ * group could connect there.
+ */
+static bool listener_fits(const struct server *s, uint32_t group)
+{
+	char *path = listener_path(s->ledger->listener);
+	bool fits = path && !strcmp(path, s->opt.socket) && s->ledger->group == group &&
+		    socket_stands(s);
+
+	free(path);
+	return fits;
+}
+
+/* Removes the listening socket that was taken over; who waits there is still to be served. */
+static void listener_retire(struct server *s)
+{
+	const char *wanted = s->opt.socket;
+	char *path = listener_path(s->ledger->listener);
+
+	if (path)
+		s->opt.socket = path;
+	socket_remove(s);
+	s->opt.socket = wanted;
+	s->ledger->socket_ino = UINT64_MAX; /* no file is ours now */
+	free(path);
+}
+
+/*
+ * Listens: on the socket of a socket unit; on the one that was taken over, if that fits; or on a
+ * new one. Where there is one to go on with that cannot be made again, it is tried again later.
  */
 static bool socket_open(struct server *s, int passed, uint32_t group)
 {
 	struct ledger *l = s->ledger;
-	const char *path = s->opt.socket, *before;
+	bool inherited = l->listener >= 0, fits;
 
-	if (l->listener >= 0) {
+	if (inherited)
 		l->listener = descriptor_lower(l->listener);
-		before = listener_path(l->listener);
-		if (before && !strcmp(before, path) && passed < 0 && l->group == group &&
-		    socket_stands(s)) {
-			socket_watch(s);
-			return true;
-		}
-		s->opt.socket = before ? before : path;
-		socket_remove(s);
-		s->opt.socket = path;
-		l->socket_ino = UINT64_MAX; /* no file is ours now */
-	}
-	if (passed >= 0) {
+	fits = inherited && passed < 0 && listener_fits(s, group);
+	if (inherited && !fits)
+		listener_retire(s);
+	if (passed >= 0)
 		socket_adopt(s, passed);
-	} else if (l->listener >= 0) {
-		socket_check(s); /* which goes on trying */
-	} else {
-		if (!socket_make(s, &l->listener))
-			return false;
+	else if (inherited && !fits)
+		socket_check(s);
+	else if (inherited || socket_make(s, &l->listener))
 		socket_watch(s);
-	}
+	else
+		return false;
 	return true;
 }
 
@@ -3541,33 +3564,43 @@ static void server_end(struct server *s, bool keep)
 	pidfile_remove(s, keep);
 }
 
+/* Starts to serve, once it is known what has been taken over. */
+static bool server_begin(struct server *s, const struct passed *in)
+{
+	uint32_t group = s->ledger->group;
+
+	if (!group_find(s) || !signals_open(s) || !background_begin(s) ||
+	    !(pidfile_claim(s) || pidfile_forgo(s)) ||
+	    !(in->fits ? store_inherit(s) : store_open(s)) ||
+	    !socket_open(s, in->listener, group) || !(pidfile_write(s) || pidfile_forgo(s)) ||
+	    !background_enter(s) || !store_shrink(s))
+		return false;
+	server_announce(s);
+	if (in->fits)
+		say("took over %zu nodes from a server that had ended, version " VERSION, s->count);
+	return true;
+}
+
 /*
- * Starts to serve, with what a supervisor has passed. If that fails, leaves everything as it was:
- * also the nodes that it has taken over, which are for the next try.
+ * Starts, with what a supervisor has passed. If that fails, leaves everything as it was; also the
+ * nodes that it has taken over, which are for the next try.
  */
 static bool server_start(struct server *s, unsigned int passed)
 {
 	struct passed in;
-	uint32_t group;
+	bool done;
 
 	descriptor_limit_raise();
-	if (!passed_sort(&in, passed) || !server_inherit(s, &in))
-		return false;
-	group = s->ledger->group;
-	if (!group_find(s) || !signals_open(s) || !background_begin(s) ||
-	    !(pidfile_claim(s) || pidfile_forgo(s)) ||
-	    !(in.fits ? store_inherit(s) : store_open(s)) || !socket_open(s, in.listener, group) ||
-	    !(pidfile_write(s) || pidfile_forgo(s)) || !background_enter(s) || !store_shrink(s)) {
+	done = passed_sort(&in, passed) && server_inherit(s, &in);
+	if (done && !server_begin(s, &in)) {
+		done = false;
 		if (s->ledger->listener < 0)
 			s->ledger->listener = in.listener; /* who waits there is turned away */
 		if (!in.fits)
 			server_end(s, false);
-		return false;
 	}
-	server_announce(s);
-	if (in.fits)
-		say("took over %zu nodes from a server that had ended, version " VERSION, s->count);
-	return true;
+	free(in.parcels);
+	return done;
 }
 
 /*
@@ -3587,7 +3620,7 @@ static bool server_resume(struct server *s)
 	if (!descriptors_keep(s, false) || !signals_open(s))
 		return fail("cannot take over");
 	if (!s->ledger->socket_ino)
-		s->opt.socket = listener_path(s->ledger->listener);
+		socket_name(s);
 	children_reap(s); /* the signal may be gone */
 	say("restarted in place, version " VERSION ", %zu nodes connected", s->count);
 	return true;
