@@ -146,7 +146,7 @@ bool server_start(struct server *s, const char *const *args)
 
 		log = server_log(s);
 		ready = log ? strstr(log + logged, READY) : NULL;
-		if (!ready && over) {
+		if (over) {
 			s->pid = 0;
 			s->status = status_of(status);
 			failed(s, "it ended at its start: %s", log ? log + logged : "");
