@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The server ends between any two stores to its ledger, and a new image takes over. Whoever was
- * there must know exactly who lives, but for one: the client that was being sent something, which
- * is let go and named, or the one that had just connected and was nobody's peer yet.
+ * The server ends between any two stores to its ledger, and a new image takes over; or it is killed
+ * there, and a new process takes over from what a supervisor has stored. Whoever was there must
+ * know exactly who lives, but for one: the client that was being sent something, which is let go
+ * and named, or the one that had just connected and was nobody's peer yet.
  *
  * The server is a build in which the process can end at these points (crash/point.h).
  */
 #define _GNU_SOURCE
+#include "tests/lib/supervisor.h"
 #include "tests/lib/testing.h"
 
 #include <limits.h>
@@ -26,6 +28,39 @@ static struct server server;
 static struct client clients[CLIENTS];
 static bool here[CLIENTS];
 static size_t cut_off, never_greeted;
+
+static struct supervisor *supervisor; /* NULL: the server is not killed, but executed anew */
+static bool killed;                   /* it was, in this history */
+
+/* Starts the server, with these options; one that is killed while it starts is started once more.
+ */
+static void server_begin(void)
+{
+	const char *const *args = SERVER_ARGS("-f", "memory", "-n", "3");
+
+	server.supervisor = supervisor;
+	if (server_start(&server, args))
+		return;
+	assert_that(supervisor && !killed && server.status == -SIGKILL, "%s", server.error);
+	killed = true;
+	unsetenv("CRASH_AT");
+	assert_that(server_start(&server, args), "%s", server.error);
+}
+
+/* If the server has been killed, starts the next. Returns whether a new image serves. */
+static bool server_renewed(void)
+{
+	int status;
+
+	if (!supervisor)
+		return server_logged(&server, "restarted in place");
+	if (!killed && waitpid(server.pid, &status, WNOHANG) == server.pid) {
+		assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+		killed = true;
+		server_begin();
+	}
+	return killed;
+}
 
 /* Whether a client knows exactly those who are there. */
 static bool client_agrees(const struct client *c)
@@ -48,16 +83,28 @@ static void client_go(size_t i)
 	here[i] = false;
 }
 
-/* A client whose connection has ended: the log must say why. */
+/*
+ * A client whose connection has ended: the log must say why; but for one that a process had only
+ * just taken from the listener.
+ */
 static void client_lost(size_t i)
 {
 	char line[64];
 
+	if (supervisor && !server_renewed())
+		return;
 	snprintf(line, sizeof(line), "ID %d left: the server died while it sent", clients[i].id);
 	if (clients[i].id < 0)
 		strcpy(line, "left: the server died while it sent");
+	if (supervisor && clients[i].messages == 0 && !server_logged(&server, line)) {
+		client_go(i);
+		never_greeted++;
+		return;
+	}
 	assert_that(server_log_wait(&server, line, PATIENCE), "client %d was cut off: %s",
 		    clients[i].id, clients[i].error);
+	/* Which it says once it has seen to all that. */
+	assert_true(supervisor || server_log_wait(&server, "restarted in place", PATIENCE));
 	client_go(i);
 	cut_off++;
 }
@@ -66,18 +113,20 @@ static void client_lost(size_t i)
 static void clients_settle(void)
 {
 	int64_t deadline = deadline_in(PATIENCE), silent = clock_ms() + SILENCE_MS;
-	bool agreed;
+	bool agreed, renewed;
 
 	do {
 		agreed = true;
+		renewed = server_renewed();
 		for (size_t i = 0; i < CLIENTS; i++) {
 			while (here[i] && client_step(&clients[i]) > 0)
 				silent = clock_ms() + SILENCE_MS;
 			if (here[i] && clients[i].ended)
 				client_lost(i);
-			assert_that(!here[i] || !clients[i].error[0], "%s", clients[i].error);
+			assert_that(!here[i] || clients[i].ended || !clients[i].error[0], "%s",
+				    clients[i].error);
 			if (here[i] && clients[i].messages == 0 && clock_ms() > silent &&
-			    server_logged(&server, "restarted in place")) {
+			    !supervisor && renewed) {
 				client_go(i);
 				never_greeted++;
 			}
@@ -105,12 +154,21 @@ static void bells_check(void)
 			}
 }
 
+/* Whether all that is stored belongs to the server itself; looks after a server that was killed. */
+static bool store_settled(void)
+{
+	server_renewed();
+	return supervisor_count(supervisor, "node-*") == 0;
+}
+
 /* Ends the server, which may die once more after it has been told to end. */
 static void server_end(void)
 {
 	int64_t deadline = deadline_in(PATIENCE);
 	int status = -1;
 
+	while (supervisor && !store_settled())
+		assert_that(deadline_ahead(deadline), "somebody stays stored who has left");
 	do
 		server_signal(&server, SIGTERM);
 	while (waitpid(server.pid, &status, WNOHANG) == 0 && deadline_ahead(deadline));
@@ -118,6 +176,10 @@ static void server_end(void)
 	server.pid = 0;
 	server_remove(&server);
 	server = (struct server){0};
+	if (!supervisor)
+		return;
+	assert_that(!supervisor_error(supervisor), "%s", supervisor_error(supervisor));
+	supervisor_empty(supervisor);
 }
 
 /* Clients come and go, one by one and together, and the server ends at a point. Returns whether it
@@ -128,9 +190,10 @@ static bool history_run(unsigned int at)
 	bool crashed;
 
 	cut_off = never_greeted = 0;
+	killed = false;
 	snprintf(number, sizeof(number), "%u", at);
 	setenv("CRASH_AT", number, 1);
-	assert_start(&server, "-f", "memory", "-n", "3");
+	server_begin();
 	unsetenv("CRASH_AT");
 	for (size_t i = 0; i < 3; i++) {
 		client_come(i);
@@ -149,7 +212,7 @@ static bool history_run(unsigned int at)
 	client_come(5);
 	clients_settle();
 	bells_check();
-	crashed = server_logged(&server, "restarted in place");
+	crashed = server_renewed();
 	assert_in_range(cut_off + never_greeted, 0, crashed);
 	for (size_t i = 0; i < CLIENTS; i++)
 		if (here[i])
@@ -158,20 +221,36 @@ static bool history_run(unsigned int at)
 	return crashed;
 }
 
-static void any_moment_may_be_the_last(void **state)
+/* One history for each point. Returns how many there are; least of it must have happened. */
+static unsigned int histories_run(size_t least_cut, size_t least_ungreeted)
 {
 	unsigned int at = 1;
 	size_t cut = 0, ungreeted = 0;
 
-	(void)state;
 	for (; history_run(at); at++) {
 		cut += cut_off;
 		ungreeted += never_greeted;
 	}
 	printf("# %u points: %zu times a client was let go, %zu times one had not been greeted\n",
 	       at - 1, cut, ungreeted);
+	assert_true(cut >= least_cut && ungreeted >= least_ungreeted);
+	return at - 1;
+}
+
+static void any_moment_may_be_the_last(void **state)
+{
+	(void)state;
 	/* Each of five sends to a newcomer, say, has two points at which it is under way. */
-	assert_true(at > 60 && cut > 20 && ungreeted > 3);
+	assert_true(histories_run(20, 3) > 60);
+}
+
+static void any_moment_may_be_the_death(void **state)
+{
+	(void)state;
+	supervisor = supervisor_start();
+	assert_non_null(supervisor);
+	/* Who has been stored is greeted by the next process. */
+	assert_true(histories_run(20, 0) > 60);
 }
 
 static int teardown(void **state)
@@ -181,6 +260,10 @@ static int teardown(void **state)
 		if (here[i])
 			client_go(i);
 	server_remove(&server);
+	server = (struct server){0};
+	supervisor_free(supervisor);
+	supervisor = NULL;
+	unsetenv("CRASH_AT");
 	return 0;
 }
 
@@ -188,6 +271,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_teardown(any_moment_may_be_the_last, teardown),
+		cmocka_unit_test_teardown(any_moment_may_be_the_death, teardown),
 	};
 	const char *program = getenv("SOURCE_DIR");
 	char path[PATH_MAX];

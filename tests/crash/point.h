@@ -2,11 +2,13 @@
 /*
  * Included before the server's source, in the build that crash.t runs: wherever the server puts two
  * stores to its ledger into order, its process can end. $CRASH_AT says at which of these points, by
- * number. The next image finds the ledger as it is then, and all descriptors that were open.
+ * number. The next image finds the ledger as it is then, and all descriptors that were open. Under
+ * a supervisor the process is killed instead, and the next one gets what has been stored.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,6 +50,8 @@ static inline void crash_point(void)
 	atomic_signal_fence(memory_order_seq_cst);
 	if (!at || ++points != atol(at))
 		return;
+	if (getenv("NOTIFY_SOCKET"))
+		raise(SIGKILL);
 	unsetenv("CRASH_AT");
 	snprintf(state, sizeof(state), "resume %d 0", crash_descriptors_keep());
 	setenv("TM_IVSHMEM_SERVER_STATE", state, 1);
