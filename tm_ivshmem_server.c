@@ -2190,8 +2190,32 @@ static void peer_enter(struct server *s, int sock)
 	s->due = s->present;
 }
 
-/* Makes a peer of a client, which is greeted and told to all others when it is their turn. */
-static void peer_join(struct server *s, int sock, int id)
+/* Who a peer is: "process 123 (qemu-system-x86), uid 64055", as far as it is known. */
+static struct text peer_text(int sock)
+{
+	struct ucred who = client_process(sock);
+	struct text out;
+	char path[32], comm[32] = "?";
+	ssize_t n = -1;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/comm", (int)who.pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0) {
+		n = read(fd, comm, sizeof(comm) - 1);
+		close(fd);
+	}
+	comm[n > 0 ? n - 1 : 1] = '\0'; /* without the newline */
+	snprintf(out.text, sizeof(out.text), "process %d (%s), uid %u", (int)who.pid, comm,
+		 (unsigned int)who.uid);
+	return out;
+}
+
+/*
+ * Makes a peer of a client, which is greeted and told to all others when it is their turn. Its
+ * parcel may have been stored before.
+ */
+static void peer_join(struct server *s, int sock, int id, bool stored)
 {
 	struct ledger *l = s->ledger;
 	struct peer *p = peer_at(s, sock);
@@ -2207,11 +2231,12 @@ static void peer_join(struct server *s, int sock, int id)
 	p->place = (struct place){
 		.head = l->legacy ? 1 : 0, .vectors = l->vectors, .departures = l->departures};
 	ledger_order();
-	p->stored = parcel_store(s, sock, serial);
+	p->stored = stored || parcel_store(s, sock, serial);
 	ledger_order();
 	p->serial = serial;
 	ledger_order();
 	peer_enter(s, sock);
+	say("ID %d joined: %s", id, peer_text(sock).text);
 }
 
 /* Gives a peer's place free, and closes all that was its own. */
@@ -2351,27 +2376,6 @@ static bool peer_has_read(const struct server *s, int sock)
 	       (ioctl(sock, SIOCOUTQ, &unread) < 0 || unread == 0);
 }
 
-/* Who a peer is: "process 123 (qemu-system-x86), uid 64055", as far as it is known. */
-static struct text peer_text(int sock)
-{
-	struct ucred who = client_process(sock);
-	struct text out;
-	char path[32], comm[32] = "?";
-	ssize_t n = -1;
-	int fd;
-
-	snprintf(path, sizeof(path), "/proc/%d/comm", (int)who.pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd >= 0) {
-		n = read(fd, comm, sizeof(comm) - 1);
-		close(fd);
-	}
-	comm[n > 0 ? n - 1 : 1] = '\0'; /* without the newline */
-	snprintf(out.text, sizeof(out.text), "process %d (%s), uid %u", (int)who.pid, comm,
-		 (unsigned int)who.uid);
-	return out;
-}
-
 /* The next client that waits, or -1 with errno. */
 static int client_accept(const struct server *s)
 {
@@ -2450,8 +2454,7 @@ static void client_welcome(struct server *s, int sock)
 		client_refuse(s, sock, "%s", strerror(errno));
 		return;
 	}
-	peer_join(s, sock, id);
-	say("ID %d joined: %s", id, peer_text(sock).text);
+	peer_join(s, sock, id, false);
 }
 
 /*
@@ -3170,19 +3173,23 @@ static bool parcel_unpack(struct server *s, int parcel, int sock)
 	return done;
 }
 
-/* Welcomes a client that was about to become a peer when the server before ended. */
-static void parcel_welcome(struct server *s, const struct parcel *parcel)
+/* Makes a peer of a client that was about to become one when the server before ended. */
+static void parcel_join(struct server *s, const struct parcel *parcel)
 {
-	int32_t eventfds[VECTORS_MAX] = {0};
-	int fd = parcel_open(s, parcel->fd, eventfds);
+	int32_t eventfds[VECTORS_MAX];
+	int fd = parcel_open(s, parcel->fd, eventfds), id = id_pick(s);
 
-	s->ledger->joins = parcel->serial; /* its new parcel needs another name */
-	for (unsigned int v = 0; fd >= 0 && v < s->ledger->vectors; v++)
-		close(eventfds[v]);
-	if (fd >= 0)
-		client_welcome(s, descriptor_lower(fd));
-	parcel_empty(parcel->fd);
-	supervisor_drop(s, parcel_name(parcel->serial).text);
+	if (fd < 0) {
+		fail("cannot welcome a client that had connected to the server before");
+		return;
+	}
+	assert(id >= 0); /* one had been found */
+	fd = descriptor_lower(fd);
+	memcpy(peer_at(s, fd)->eventfds, eventfds, s->ledger->vectors * sizeof(eventfds[0]));
+	s->ledger->joins = parcel->serial - 1;
+	peer_join(s, fd, id, true);
+	if (!end_watch(s, fd))
+		peer_let_go(s, fd, strerror(errno));
 }
 
 /* Takes over the peers, but for those of which we have not got all. */
@@ -3200,8 +3207,6 @@ static void peers_inherit(struct server *s, struct passed *in)
 		else if (sock < 0 && parcel->serial >= s->ledger->joins &&
 			 !peer_departed(s->ledger, parcel->serial))
 			in->ungreeted = parcel;
-		else if (sock < 0)
-			parcel_empty(parcel->fd);
 	}
 	peers_restore(s);
 	set_each (sock, &s->present)
@@ -3341,7 +3346,7 @@ static bool server_inherit(struct server *s, struct passed *in)
 	if (!peers_watch(s))
 		return false;
 	if (in->ungreeted)
-		parcel_welcome(s, in->ungreeted);
+		parcel_join(s, in->ungreeted);
 	for (size_t i = 0; i < in->count; i++)
 		close(in->parcels[i].fd);
 	return true;

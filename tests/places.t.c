@@ -139,7 +139,7 @@ static void history_join(struct history *h, struct member *m)
 	for (unsigned int v = 0; v < s->ledger->vectors; v++)
 		assert_int_equal(eventfd_write(p->eventfds[v], ++h->tags), 0);
 	assert_in_range(m->id, 0, PEERS + STEPS - 1);
-	peer_join(s, m->sock, m->id);
+	peer_join(s, m->sock, m->id, false);
 
 	if (!s->opt.legacy)
 		line_add(&m->head, 0, 0);
