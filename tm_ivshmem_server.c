@@ -3352,20 +3352,37 @@ static bool server_inherit(struct server *s, struct passed *in)
 	return true;
 }
 
-/* Opens again what only this process has of the object that was taken over. */
+/* Opens the object once more, wherever it stands by now. Returns the descriptor or -1, having said
+ * why. */
+static int store_reopen(const struct server *s)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", s->ledger->store);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		fail("cannot open %s once more", s->opt.object);
+	return fd;
+}
+
+/* Makes complete what was taken over of the object. */
 static bool store_inherit(struct server *s)
 {
 	const struct options *o = &s->opt;
 	struct ledger *l = s->ledger;
-	char path[64];
 
-	if (l->lock >= 0) /* says to others who has it, and had gone with the process */
-		fcntl(l->lock, F_SETLK, &(struct flock){.l_type = F_WRLCK});
-	if (l->store >= 0 && !o->shm) {
-		snprintf(path, sizeof(path), "/proc/self/fd/%d", l->store);
-		l->disk = open(path, O_RDWR | O_CLOEXEC);
-		if (l->disk < 0)
-			return fail("cannot open %s", o->object);
+	if (l->store < 0)
+		return true;
+	if (!o->shm && (l->disk = store_reopen(s)) < 0)
+		return false;
+	if (!o->anonymous) {
+		if (l->lock < 0 && (l->lock = store_reopen(s)) < 0)
+			return false;
+		/* The one lasts as long as the descriptor, the other had gone with the process. */
+		if (flock(l->lock, LOCK_EX | LOCK_NB) < 0 ||
+		    fcntl(l->lock, F_SETLK, &(struct flock){.l_type = F_WRLCK}) < 0)
+			fail("cannot lock %s", o->object);
 	}
 	if (o->sized && (o->truncate || o->size > l->size) && o->size != l->size)
 		say("%s keeps its size of %s while nodes have it, whatever -%c says", o->object,
