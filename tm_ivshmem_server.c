@@ -2950,8 +2950,8 @@ static void serve(struct server *s)
 	assert(l->signals >= 0 && l->listener >= 0);
 	for (;;) {
 		flush_start(s);
-		supervisor_update(s);
 		peers_send(s);
+		supervisor_update(s); /* behind it: who has gone may only show in a send */
 		if (server_stopped(s))
 			return;
 		server_wait(s, &readable, &writable);
@@ -3166,6 +3166,7 @@ static bool parcel_unpack(struct server *s, int parcel, int sock)
 	int fd = parcel_open(s, parcel, p->eventfds);
 	bool done = fd >= 0 && fcntl(sock, F_GETFD) < 0 && dup3(fd, sock, O_CLOEXEC) >= 0;
 
+	p->stored = done;
 	if (!done)
 		fail("cannot take over ID %d", p->id);
 	if (fd >= 0)
