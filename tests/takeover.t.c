@@ -128,6 +128,16 @@ static void successor_up(const char *const *args, size_t nodes)
 	logged_wait(came, text);
 }
 
+/* Waits until the supervisor has heard so many times that a server is ready; and no more often. */
+static void ready_wait(size_t times)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+
+	while (supervisor_heard(supervisor, "READY=1") < times)
+		assert_that(deadline_ahead(deadline), "it is never ready");
+	assert_int_equal(supervisor_heard(supervisor, "READY=1"), times);
+}
+
 /* The table of nodes, as lines of the log; the caller frees it. */
 static char *table_of_nodes(void)
 {
@@ -316,7 +326,7 @@ static void kind_check(const struct kind *kind)
 
 	server_up(kind->args);
 	idle = server.idle;
-	assert_int_equal(supervisor_heard(supervisor, "READY=1"), 1);
+	ready_wait(1);
 	store_settles(kind->own);
 	for (int i = 0; i < 3; i++)
 		somebody_joins(0, kind->options);
@@ -327,7 +337,7 @@ static void kind_check(const struct kind *kind)
 		somebody_goes(1);
 		somebody_connects(kind->options);
 		successor_up(kind->args, 3);
-		assert_int_equal(supervisor_heard(supervisor, "READY=1"), 1 + death);
+		ready_wait(1 + (size_t)death);
 		everybody_agrees();
 		assert_int_equal(clients[2].id, 2 + death);
 		/* The first was told of the leave, the last has never heard of it. */
