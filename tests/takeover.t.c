@@ -8,6 +8,7 @@
  * SEED repeats a run.
  */
 #define _GNU_SOURCE
+#include "tests/lib/node.h"
 #include "tests/lib/supervisor.h"
 #include "tests/lib/testing.h"
 
@@ -61,12 +62,17 @@ static size_t log_length(void)
 	return n;
 }
 
-/* Its last lines, for a message; stays allocated. */
+/* Its last lines, for a message. */
 static const char *log_end(void)
 {
-	size_t length = log_length();
+	static char end[600];
+	char *log = log_from(0);
+	size_t length = strlen(log);
 
-	return log_from(length > 600 ? length - 600 : 0);
+	snprintf(end, sizeof(end), "%s",
+		 log + (length < sizeof(end) ? 0 : length - sizeof(end) + 1));
+	free(log);
+	return end;
 }
 
 /* How often a text stands there. */
@@ -126,6 +132,16 @@ static void successor_up(const char *const *args, size_t nodes)
 	server_up(args);
 	snprintf(text, sizeof(text), "took over %zu node", nodes);
 	logged_wait(came, text);
+}
+
+/* Waits until the supervisor has heard so many times that a server is ready; and no more often. */
+static void ready_wait(size_t times)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+
+	while (supervisor_heard(supervisor, "READY=1") < times)
+		assert_that(deadline_ahead(deadline), "it is never ready");
+	assert_int_equal(supervisor_heard(supervisor, "READY=1"), times);
 }
 
 /* The table of nodes, as lines of the log; the caller frees it. */
@@ -316,7 +332,7 @@ static void kind_check(const struct kind *kind)
 
 	server_up(kind->args);
 	idle = server.idle;
-	assert_int_equal(supervisor_heard(supervisor, "READY=1"), 1);
+	ready_wait(1);
 	store_settles(kind->own);
 	for (int i = 0; i < 3; i++)
 		somebody_joins(0, kind->options);
@@ -327,7 +343,7 @@ static void kind_check(const struct kind *kind)
 		somebody_goes(1);
 		somebody_connects(kind->options);
 		successor_up(kind->args, 3);
-		assert_int_equal(supervisor_heard(supervisor, "READY=1"), 1 + death);
+		ready_wait(1 + (size_t)death);
 		everybody_agrees();
 		assert_int_equal(clients[2].id, 2 + death);
 		/* The first was told of the leave, the last has never heard of it. */
@@ -764,7 +780,7 @@ static void options_that_do_not_fit(void **state)
 /* The object was replaced by another while nobody ran: the path is what counts. */
 static void another_object_at_the_same_path(void **state)
 {
-	char path[128], old[160];
+	char path[128], moved[160];
 
 	(void)state;
 	server_up(TWO);
@@ -772,8 +788,8 @@ static void another_object_at_the_same_path(void **state)
 		somebody_joins(0, two);
 	server_kill();
 	snprintf(path, sizeof(path), "%s/memory", server.folder);
-	snprintf(old, sizeof(old), "%s.old", path);
-	assert_int_equal(rename(path, old), 0);
+	snprintf(moved, sizeof(moved), "%s.old", path);
+	assert_int_equal(rename(path, moved), 0);
 	server_up(TWO);
 	/* Either is right, but not half of each. */
 	if (let_go(came, -1) == 2) {
@@ -1134,6 +1150,49 @@ static void a_thousand_nodes(void **state)
 	log_check();
 }
 
+/* Every node reaches every other: its memory, and one of its vectors. */
+static void nodes_check(struct node **nodes, size_t n, uint64_t mark)
+{
+	for (size_t i = 0; i < n; i++)
+		node_store(nodes[i], 64 * i, mark + i);
+	for (size_t i = 0; i < n; i++)
+		for (size_t j = 0; j < n; j++) {
+			assert_int_equal(node_load(nodes[i], 64 * j), mark + j);
+			if (i == j)
+				continue;
+			node_ring(nodes[i], node_id(nodes[j]), 1);
+			node_settle(nodes[j]);
+			assert_true(node_rung(nodes[j], 1));
+			node_quiet(nodes[j]);
+		}
+	for (size_t i = 0; i < n; i++)
+		assert_true(node_alive(nodes[i]));
+}
+
+static void qemu_nodes(void **state)
+{
+	const char *missing = node_missing();
+	struct node *nodes[3];
+
+	(void)state;
+	if (missing)
+		skip_because("%s", missing);
+	server_up(TWO);
+	for (size_t n = 1; n <= 3; n++) {
+		nodes[n - 1] = node_start(server.socket, 2, "");
+		assert_true(node_ready(nodes[n - 1]));
+		assert_int_equal(node_id(nodes[n - 1]), n - 1);
+		nodes_check(nodes, n, 100 * n);
+		server_kill();
+		nodes_check(nodes, n, 1000 * n);
+		successor_up(TWO, n);
+		nodes_check(nodes, n, 10000 * n);
+	}
+	nodes_end();
+	all_end();
+	log_check();
+}
+
 /* Nothing of a test stays behind, however it has ended. */
 static int teardown(void **state)
 {
@@ -1143,6 +1202,7 @@ static int teardown(void **state)
 	clients_free(clients, count);
 	memset(clients, 0, sizeof(clients));
 	count = 0;
+	nodes_end();
 	all_forget();
 	snprintf(path, sizeof(path), "/dev/shm/%s", shm_name);
 	unlink(path);
@@ -1194,6 +1254,7 @@ int main(void)
 		takeover_test(who_is_not_wanted_is_not_kept),
 		takeover_test(the_store_costs_nothing),
 		takeover_test(a_thousand_nodes),
+		takeover_test(qemu_nodes),
 	};
 
 	if (given)
