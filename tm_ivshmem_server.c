@@ -1928,6 +1928,18 @@ static bool parcel_fail(struct server *s)
 }
 
 /*
+ * Whether one more parcel leaves room for messages: what lies in parcels is in flight, too, and
+ * beyond the limit of that nobody could be sent anything (socket_buffer_limit).
+ */
+static bool parcel_fits(const struct server *s)
+{
+	size_t all = (s->count + 1) * (PARCEL_EVENTFDS + s->ledger->vectors);
+	struct rlimit limit;
+
+	return getrlimit(RLIMIT_NOFILE, &limit) < 0 || all <= limit.rlim_cur / 2;
+}
+
+/*
  * Has the parcel of a peer stored that has this socket, and is to have this serial number. Returns
  * false if it is still to be stored by supervisor_update.
  */
@@ -1940,7 +1952,8 @@ static bool parcel_store(struct server *s, int sock, uint64_t serial)
 
 	if (!supervised(s) || s->ledger->timers[TIMER_STORE])
 		return false;
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+	errno = ETOOMANYREFS;
+	if (!parcel_fits(s) || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
 		return parcel_fail(s);
 	all[PARCEL_END] = ends[1];
 	all[PARCEL_SOCKET] = sock;
@@ -3103,32 +3116,30 @@ static void passed_make_room(struct server *s, struct passed *in)
 }
 
 /*
- * Opens what lies in a parcel, and leaves it there: a peer's socket and its eventfds. Returns the
- * socket, or -1 with errno and nothing is open.
+ * Opens the socket that lies in a parcel, or the eventfds, or both, and leaves them there; NULL:
+ * not this. Returns false with errno, and nothing is open.
  */
-static int parcel_open(const struct server *s, int parcel, int32_t *eventfds)
+static bool parcel_open(const struct server *s, int parcel, int *sock, int32_t *eventfds)
 {
-	int all[PARCEL_MAX + SCM_DESCRIPTORS] = {0}, n = 1, error;
+	int all[PARCEL_MAX + SCM_DESCRIPTORS] = {0}, n = 1;
 	size_t count = 0, wanted = PARCEL_EVENTFDS + s->ledger->vectors;
+	bool done;
 
 	if (setsockopt(parcel, SOL_SOCKET, SO_PEEK_OFF, &(int){0}, sizeof(int)) < 0)
-		return -1;
-	while (n > 0 && count < wanted && (n = scm_peek(parcel, &all[count])) > 0)
-		for (int i = 0; i < n; i++, count++) {
-			if (count >= PARCEL_EVENTFDS)
-				all[count] = descriptor_raise(all[count], FD_SETSIZE);
-			all[count] = descriptor_raise(all[count], (int)s->ledger->slots);
-		}
-	if (count == wanted) {
-		close(all[PARCEL_END]);
-		memcpy(eventfds, &all[PARCEL_EVENTFDS], s->ledger->vectors * sizeof(all[0]));
-		return all[PARCEL_SOCKET];
-	}
-	error = n < 0 ? errno : EPROTO;
-	while (count > 0)
-		close(all[--count]);
-	errno = error;
-	return -1;
+		return false;
+	while (count < wanted && (n = scm_peek(parcel, &all[count])) > 0)
+		count += (size_t)n;
+	done = count == wanted;
+	if (!done)
+		errno = n < 0 ? errno : EPROTO;
+	for (size_t i = 0; i < count; i++)
+		if (done && i == PARCEL_SOCKET && sock)
+			*sock = all[i];
+		else if (done && i >= PARCEL_EVENTFDS && eventfds)
+			eventfds[i - PARCEL_EVENTFDS] = descriptor_raise(all[i], FD_SETSIZE);
+		else
+			close(all[i]);
+	return done;
 }
 
 /* Drops what lies in a parcel, so that none of it stays open, whoever else has the parcel. */
@@ -3159,28 +3170,29 @@ static bool peer_departed(const struct ledger *l, uint64_t serial)
 	return d < l->departures;
 }
 
-/* Gives a peer back its socket, at the number where it stands, and its eventfds. */
-static bool parcel_unpack(struct server *s, int parcel, int sock)
+/* Gives a peer back its socket, at the number where it stands. */
+static bool parcel_place(struct server *s, int parcel, int sock)
 {
-	struct peer *p = peer_at(s, sock);
-	int fd = parcel_open(s, parcel, p->eventfds);
-	bool done = fd >= 0 && fcntl(sock, F_GETFD) < 0 && dup3(fd, sock, O_CLOEXEC) >= 0;
+	bool done;
+	int fd;
 
-	p->stored = done;
-	if (!done)
-		fail("cannot take over ID %d", p->id);
-	if (fd >= 0)
-		close(fd);
-	return done;
+	if (!parcel_open(s, parcel, &fd, NULL))
+		return fail("cannot take over ID %d", peer_at(s, sock)->id);
+	if (fd == sock)
+		return true;
+	done = fcntl(sock, F_GETFD) < 0 && dup3(fd, sock, O_CLOEXEC) >= 0;
+	close(fd);
+	return done || complain("cannot take over ID %d: %d descriptors are too few",
+				peer_at(s, sock)->id, fd);
 }
 
 /* Makes a peer of a client that was about to become one when the server before ended. */
 static void parcel_join(struct server *s, const struct parcel *parcel)
 {
 	int32_t eventfds[VECTORS_MAX];
-	int fd = parcel_open(s, parcel->fd, eventfds), id = id_pick(s);
+	int fd, id = id_pick(s);
 
-	if (fd < 0) {
+	if (!parcel_open(s, parcel->fd, &fd, eventfds)) {
 		fail("cannot welcome a client that had connected to the server before");
 		return;
 	}
@@ -3193,7 +3205,10 @@ static void parcel_join(struct server *s, const struct parcel *parcel)
 		peer_let_go(s, fd, strerror(errno));
 }
 
-/* Takes over the peers, but for those of which we have not got all. */
+/*
+ * Takes over the peers, but for those of which we have not got all. First all sockets get their
+ * numbers; then eventfds may have any.
+ */
 static void peers_inherit(struct server *s, struct passed *in)
 {
 	fd_set open;
@@ -3203,7 +3218,7 @@ static void peers_inherit(struct server *s, struct passed *in)
 		struct parcel *parcel = &in->parcels[i];
 		int sock = peer_find(s, parcel->serial);
 
-		if (sock >= 0 && parcel_unpack(s, parcel->fd, sock))
+		if (sock >= 0 && parcel_place(s, parcel->fd, sock))
 			FD_SET(sock, &open);
 		else if (sock < 0 && parcel->serial >= s->ledger->joins &&
 			 !peer_departed(s->ledger, parcel->serial))
@@ -3213,6 +3228,15 @@ static void peers_inherit(struct server *s, struct passed *in)
 	set_each (sock, &s->present)
 		if (!FD_ISSET(sock, &open))
 			peer_let_go(s, sock, "it had not been stored when the server died");
+	for (size_t i = 0; i < in->count; i++) {
+		int sock = peer_find(s, in->parcels[i].serial);
+
+		if (sock < 0)
+			continue;
+		peer_at(s, sock)->stored = true;
+		if (!parcel_open(s, in->parcels[i].fd, NULL, peer_at(s, sock)->eventfds))
+			peer_let_go(s, sock, strerror(errno));
+	}
 }
 
 /* Has the ends of all peers watched: a server that takes over has some. */

@@ -910,11 +910,29 @@ static bool is_one_of(int id, const int *ids, size_t n)
 	return false;
 }
 
-/* Those that a killed server could not store are cut off, and named; nobody else. */
-static void who_is_not_stored_is_named(void **state)
+/* The successor has cut off and named those n that were not stored, and nobody else. */
+static void unstored_are_let_go(const int *ids, size_t n)
+{
+	size_t before = count;
+
+	for (size_t i = count; i-- > 0;) {
+		if (!is_one_of(clients[i].id, ids, n))
+			continue;
+		assert_that(clients_drive(&clients[i], 1, client_ended, NULL, PATIENCE), "%s",
+			    clients[i].error);
+		assert_that(let_go(came, clients[i].id) == 1, "ID %d is not named: %s",
+			    clients[i].id, log_end());
+		somebody_goes(i);
+	}
+	assert_int_equal(before - count, n);
+	assert_int_equal(let_go(came, -1), n);
+	everybody_agrees();
+}
+
+static void who_is_not_stored_is_let_go(void **state)
 {
 	int ids[CLIENTS_MAX];
-	size_t n, before;
+	size_t n;
 
 	(void)state;
 	server_up(TWO);
@@ -930,26 +948,51 @@ static void who_is_not_stored_is_named(void **state)
 	server_kill();
 	somebody_goes(1);
 	supervisor_resume(supervisor);
-	before = count;
 	server_up(TWO);
-	for (size_t i = count; i-- > 0;) {
-		if (!is_one_of(clients[i].id, ids, n))
-			continue;
-		assert_that(clients_drive(&clients[i], 1, client_ended, NULL, PATIENCE), "%s",
-			    clients[i].error);
-		assert_that(let_go(came, clients[i].id) == 1, "ID %d is not named: %s",
-			    clients[i].id, log_end());
-		somebody_goes(i);
-	}
-	assert_int_equal(before - count, n);
-	assert_int_equal(let_go(came, -1), n);
-	everybody_agrees();
+	unstored_are_let_go(ids, n);
 	store_settles(OWN);
 	somebody_joins(0, two);
 	server_kill();
 	successor_up(TWO, count);
 	everybody_agrees();
 	store_settles(OWN);
+	all_end();
+}
+
+/*
+ * Where the limit of descriptors is low, what is stored must not keep others from being sent
+ * anything; and everything has to find its number again.
+ */
+static void few_descriptors(void **state)
+{
+	const struct client_options eight = {.vectors = 8, .keep = true};
+	const char *const *args = SERVER_ARGS("-f", "memory", "-n", "8");
+	const size_t most = 400 / 2 / (2 + 8);
+	int ids[CLIENTS_MAX];
+	size_t n;
+
+	(void)state;
+	server.unprivileged = true;
+	server.descriptors = (struct rlimit){400, 400};
+	server_up(args);
+	for (size_t i = 0; i < most + 12; i++)
+		somebody_joins(0, eight);
+	everybody_agrees();
+	n = unstored(ids, CLIENTS_MAX);
+	assert_int_equal(n, 12);
+	assert_int_equal(supervisor_count(supervisor, "node-*"), most);
+	server_kill();
+	server_up(args);
+	unstored_are_let_go(ids, n);
+	for (int i = 0; i < 4; i++)
+		somebody_joins(0, eight);
+	for (int i = 0; i < 8; i++)
+		somebody_goes(i);
+	everybody_agrees();
+	store_settles(OWN);
+	server_kill();
+	successor_up(args, count);
+	everybody_agrees();
 	all_end();
 }
 
@@ -1246,7 +1289,8 @@ int main(void)
 		takeover_test(another_socket),
 		takeover_test(a_socket_that_somebody_removed),
 		takeover_test(a_slow_supervisor_keeps_nobody_waiting),
-		takeover_test(who_is_not_stored_is_named),
+		takeover_test(who_is_not_stored_is_let_go),
+		takeover_test(few_descriptors),
 		takeover_test(a_store_that_is_full),
 		takeover_test(a_store_in_part),
 		takeover_test(a_supervisor_that_has_gone),
