@@ -56,7 +56,7 @@ takes_over() { # NAME...
 }
 
 @test "the README's socket unit: the first node starts the server, and it survives that" {
-	takes_over a_socket_unit
+	takes_over a_socket_unit a_socket_and_no_supervisor
 }
 
 @test "the server may be killed at any moment" {

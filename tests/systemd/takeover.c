@@ -559,6 +559,27 @@ static void a_socket_unit(void **state)
 	assert_int_equal(clients[0].id, 0);
 }
 
+/* systemd-socket-activate(1) passes a socket, too, and keeps nothing. */
+static void a_socket_and_no_supervisor(void **state)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+	char *process;
+
+	(void)state;
+	service = (struct service){.socket = "/run/activated.sock"};
+	process = output("systemd-socket-activate -l %s " PROGRAM " -f /run/activated -n 2 "
+			 ">/dev/null 2>&1 & echo $!",
+			 service.socket);
+	while (access(service.socket, F_OK) < 0)
+		assert_true(deadline_ahead(deadline));
+	for (int i = 0; i < 3; i++)
+		somebody_connects(two);
+	everybody_agrees();
+	assert_int_equal(kill(atoi(process), SIGTERM), 0);
+	free(process);
+	everybody_is_let_go();
+}
+
 /*
  * Death at random moments
  */
@@ -795,6 +816,7 @@ int main(int argc, char **argv)
 		takeover_test(a_crash_loop_may_be_survived),
 		takeover_test(a_crash_loop_ends),
 		takeover_test(a_socket_unit),
+		takeover_test(a_socket_and_no_supervisor),
 		takeover_test(any_moment_may_be_the_last),
 		takeover_test(a_thousand_nodes),
 	};
