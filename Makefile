@@ -68,6 +68,10 @@ build/tests/crash/server: tm_ivshmem_server.c tests/crash/point.h build/send_scm
 	@mkdir -p $(@D)
 	$(COMPILE) -include tests/crash/point.h $(LDFLAGS) -o $@ $< build/send_scm.o
 
+# What takeover-systemd.bats runs where systemd runs.
+build/tests/systemd/takeover: build/tests/systemd/takeover.o $(SHARED_OBJECTS) build/send_scm.o
+	$(COMPILE) $(LDFLAGS) -o $@ $(filter %.o,$^) -lcmocka -lpthread
+
 build/tests/bench/bench: $(BENCH_OBJECTS) build/send_scm.o
 	$(COMPILE) $(LDFLAGS) -o $@ $^
 
@@ -83,7 +87,7 @@ run: tm_ivshmem_server
 deps:
 	tests/deps
 
-check: $(PROGRAMS) $(C_TESTS)
+check: $(PROGRAMS) $(C_TESTS) build/tests/systemd/takeover
 	tests/run $(TESTS)
 
 # The long forms of tests that make check has as well.

@@ -1,60 +1,15 @@
 #!/usr/bin/env bats
-# The unit under a real systemd: one boots in a container whose files are an overlay of this machine's.
+# The unit under a real systemd. That its nodes outlive the server is in takeover-systemd.bats.
 
 load lib/common
-
-setup() {
-	need_root
-	need_tool systemd-nspawn
-	upper=$TEST_DIR/upper root=$TEST_DIR/root
-	mkdir -p "$upper" "$root"
-	mount -t tmpfs tmpfs "$upper" || skip "cannot mount a tmpfs"
-	mkdir "$upper/files" "$upper/work"
-	mount -t overlay -o "lowerdir=/,upperdir=$upper/files,workdir=$upper/work" overlay "$root" ||
-		skip "cannot mount an overlay"
-}
-
-teardown() {
-	umount "$root" "$upper" 2>/dev/null || true
-}
-
-# A container needs cgroups where its systemd looks for them; since 258 only those of version 2 count.
-need_cgroups() {
-	local at=/sys/fs/cgroup
-	if [ "$(stat -f -c %T $at 2>/dev/null)" != cgroup2fs ]; then
-		[ "$(systemctl --version | awk 'NR == 1 { print int($2) }')" -lt 258 ] ||
-			skip "no cgroup2 is mounted at $at, which this systemd needs"
-		[[ $(stat -f -c %T $at/unified $at/systemd 2>/dev/null) = *cgroup* ]] ||
-			skip "no cgroups are mounted at $at"
-	fi
-}
-
-# Boots the container, runs the script there as a service, and prints what it printed.
-in_container() { # SCRIPT
-	install -m 755 "$1" "$root/script"
-	cat >"$root/etc/systemd/system/script.service" <<-END
-		[Unit]
-		After=basic.target
-		Requires=basic.target
-		[Service]
-		Type=oneshot
-		ExecStart=/script
-		StandardOutput=append:/output
-		StandardError=append:/output
-		ExecStopPost=/bin/systemctl --no-block poweroff
-	END
-	timeout 120 systemd-nspawn --quiet --directory="$root" --register=no --keep-unit \
-		--machine="tm$$" --private-network --boot systemd.unit=script.service \
-		</dev/null >"$TEST_DIR/console" 2>&1 || cat "$TEST_DIR/console"
-	cat "$root/output"
-}
+load lib/systemd
 
 @test "the unit verifies and its exposure is at most 2.0" {
-	make -C "$SOURCE_DIR" -s install DESTDIR="$root" PREFIX=/usr
-	unit=$root/usr/lib/systemd/system/tm_ivshmem_server@.service
+	install_there
+	unit=$ROOT/usr/lib/systemd/system/tm_ivshmem_server@.service
 	cp "$unit" "$TEST_DIR/tm_ivshmem_server@fam.service"
 	# The program and the manual page that the unit names are in the container.
-	run systemd-analyze verify --man=no --root="$root" tm_ivshmem_server@fam.service
+	run systemd-analyze verify --man=no --root="$ROOT" tm_ivshmem_server@fam.service
 	echo "$output"
 	[ "$status" -eq 0 ]
 	[ -z "$output" ]
@@ -67,13 +22,8 @@ in_container() { # SCRIPT
 @test "systemctl starts, reloads and stops an instance" {
 	need_mounted_root
 	need_cgroups
-	make -C "$SOURCE_DIR" -s install DESTDIR="$root" PREFIX=/usr
-	mkdir -p "$root/etc/tm_ivshmem_server"
-	echo 'OPTIONS=-f /var/lib/tm_ivshmem_server/fam -m 2M -n 3' >"$root/etc/tm_ivshmem_server/fam.conf"
-	# A server built with sanitizers looks for leaks by ptrace, which the unit forbids.
-	mkdir -p "$root/etc/systemd/system/tm_ivshmem_server@.service.d"
-	printf '[Service]\nEnvironment=ASAN_OPTIONS=detect_leaks=0\n' \
-		>"$root/etc/systemd/system/tm_ivshmem_server@.service.d/leaks.conf"
+	install_there
+	echo 'OPTIONS=-f /var/lib/tm_ivshmem_server/fam -m 2M -n 3' >"$ROOT/etc/tm_ivshmem_server/fam.conf"
 	cat >"$TEST_DIR/script" <<-END
 		#!/bin/sh
 		cd /

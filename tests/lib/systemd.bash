@@ -1,0 +1,61 @@
+# shellcheck shell=bash
+# A real systemd: one boots in a container whose files are an overlay of this machine's, so that what
+# is installed there is gone afterwards. Loaded by the .bats files that want one.
+#
+#   $ROOT    the container's files
+
+setup() {
+	need_root
+	need_tool systemd-nspawn
+	upper=$TEST_DIR/upper ROOT=$TEST_DIR/root
+	mkdir -p "$upper" "$ROOT"
+	mount -t tmpfs tmpfs "$upper" || skip "cannot mount a tmpfs"
+	mkdir "$upper/files" "$upper/work"
+	mount -t overlay -o "lowerdir=/,upperdir=$upper/files,workdir=$upper/work" overlay "$ROOT" ||
+		skip "cannot mount an overlay"
+}
+
+teardown() {
+	umount "$ROOT" "$upper" 2>/dev/null || true
+}
+
+# A container needs cgroups where its systemd looks for them; since 258 only those of version 2 count.
+need_cgroups() {
+	local at=/sys/fs/cgroup
+	if [ "$(stat -f -c %T $at 2>/dev/null)" != cgroup2fs ]; then
+		[ "$(systemctl --version | awk 'NR == 1 { print int($2) }')" -lt 258 ] ||
+			skip "no cgroup2 is mounted at $at, which this systemd needs"
+		[[ $(stat -f -c %T $at/unified $at/systemd 2>/dev/null) = *cgroup* ]] ||
+			skip "no cgroups are mounted at $at"
+	fi
+}
+
+# Installs everything in the container.
+install_there() {
+	make -C "$SOURCE_DIR" -s install DESTDIR="$ROOT" PREFIX=/usr
+	mkdir -p "$ROOT/etc/tm_ivshmem_server"
+	# A server built with sanitizers looks for leaks by ptrace, which the unit forbids.
+	mkdir -p "$ROOT/etc/systemd/system/tm_ivshmem_server@.service.d"
+	printf '[Service]\nEnvironment=ASAN_OPTIONS=detect_leaks=0\n' \
+		>"$ROOT/etc/systemd/system/tm_ivshmem_server@.service.d/leaks.conf"
+}
+
+# Boots the container, runs the script there as a service, and prints what it printed.
+in_container() { # SCRIPT
+	install -m 755 "$1" "$ROOT/script"
+	cat >"$ROOT/etc/systemd/system/script.service" <<-END
+		[Unit]
+		After=basic.target
+		Requires=basic.target
+		[Service]
+		Type=oneshot
+		ExecStart=/script
+		StandardOutput=append:/output
+		StandardError=append:/output
+		ExecStopPost=/bin/systemctl --no-block poweroff
+	END
+	timeout "${CONTAINER_SECONDS:-120}" systemd-nspawn --quiet --directory="$ROOT" --register=no \
+		--keep-unit --machine="tm$$" --private-network --boot systemd.unit=script.service \
+		</dev/null >"$TEST_DIR/console" 2>&1 || cat "$TEST_DIR/console"
+	cat "$ROOT/output"
+}

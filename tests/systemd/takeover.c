@@ -1,0 +1,832 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Under the real systemd, with the unit as it is installed: that nodes outlive the server, and when
+ * they do not. For the container of takeover-systemd.bats, whose PID 1 it is that keeps the
+ * descriptors; an instance of the unit for each test.
+ *
+ *	takeover PATTERN    the tests whose names match
+ *
+ * SEED repeats a run.
+ */
+#define _GNU_SOURCE
+#include "tests/lib/mesh.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#define CLIENTS_MAX 1000
+#define OWN         4 /* descriptors of its own that a server with a file stores */
+#define PROGRAM     "/usr/sbin/tm_ivshmem_server"
+
+static unsigned int seed;
+static struct client clients[CLIENTS_MAX];
+static size_t count;
+static struct node *nodes[8];
+static size_t nodes_count;
+
+/* The instance that the test has. */
+static struct service {
+	char unit[64];
+	char name[24];
+	char socket[64];
+	size_t successors; /* that the log has told of so far */
+} service;
+
+/*
+ * Commands
+ */
+
+/* What a command prints, which must succeed; the caller frees it. */
+__attribute__((format(printf, 1, 2))) static char *output(const char *format, ...)
+{
+	char command[512], *text = NULL;
+	size_t room = 0;
+	va_list args;
+	FILE *f;
+
+	va_start(args, format);
+	vsnprintf(command, sizeof(command), format, args);
+	va_end(args);
+	f = popen(command, "re");
+	assert_non_null(f);
+	if (getdelim(&text, &room, '\0', f) < 0) {
+		free(text);
+		text = strdup("");
+	}
+	assert_that(pclose(f) == 0, "this failed: %s", command);
+	assert_non_null(text);
+	return text;
+}
+
+#define run(...) free(output(__VA_ARGS__))
+
+/* A property of the unit, up to the next call. */
+static const char *property(const char *name)
+{
+	static char value[128];
+	char *text = output("systemctl show -P %s %s", name, service.unit);
+
+	snprintf(value, sizeof(value), "%.*s", (int)strcspn(text, "\n"), text);
+	free(text);
+	return value;
+}
+
+static pid_t main_process(void)
+{
+	return atoi(property("MainPID"));
+}
+
+/* Waits until systemd keeps so many descriptors. */
+static void stored_wait(int n)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+
+	while (atoi(property("NFileDescriptorStore")) != n)
+		assert_that(deadline_ahead(deadline), "systemd keeps %s descriptors, not %d",
+			    property("NFileDescriptorStore"), n);
+}
+
+static void state_wait(const char *state)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+
+	while (strcmp(property("ActiveState"), state) != 0)
+		assert_that(deadline_ahead(deadline), "the unit is %s, not %s",
+			    property("ActiveState"), state);
+}
+
+/*
+ * The log
+ */
+
+/* All that the unit has in the journal; the caller frees it. */
+static char *log_text(void)
+{
+	return output("journalctl --sync; exec journalctl -b -o cat --no-pager -u %s",
+		      service.unit);
+}
+
+/* How many of its lines have both texts. */
+static size_t logged_times(const char *one, const char *other)
+{
+	char *log = log_text(), *rest;
+	size_t n = 0;
+
+	for (char *line = strtok_r(log, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
+		n += strstr(line, one) && strstr(line, other);
+	free(log);
+	return n;
+}
+
+/* Waits for the line of a successor. Returns of how many nodes it says that it took them over. */
+static size_t succession(void)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+	size_t lines, taken = 0;
+
+	do {
+		char *log = log_text();
+
+		lines = 0;
+		for (const char *at = log; (at = strstr(at, "took over ")); lines++) {
+			at += strlen("took over ");
+			taken = strtoul(at, NULL, 10);
+		}
+		free(log);
+		assert_that(deadline_ahead(deadline), "nobody took over");
+	} while (lines == service.successors);
+	assert_int_equal(lines, ++service.successors);
+	return taken;
+}
+
+/* What neither the server nor systemd may have said. */
+static void log_check(void)
+{
+	static const char *const complaints[] = {"Sanitizer",    "runtime error", "ssertion",
+						 "Cannot store", "Unknown",       "Failed to add",
+						 "cannot take"};
+	char *log = log_text(), *rest;
+
+	for (char *line = strtok_r(log, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
+		for (size_t i = 0; i < sizeof(complaints) / sizeof(complaints[0]); i++)
+			assert_that(!strstr(line, complaints[i]), "this is in the log: %s", line);
+	free(log);
+}
+
+/*
+ * The service
+ */
+
+static void options_set(const char *options)
+{
+	char path[96];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/etc/tm_ivshmem_server/%s.conf", service.name);
+	f = fopen(path, "we");
+	assert_non_null(f);
+	fprintf(f, "OPTIONS=-f /var/lib/tm_ivshmem_server/%s %s\n", service.name, options);
+	assert_int_equal(fclose(f), 0);
+}
+
+/* Names the instance, without starting it. */
+static void instance(const char *name, const char *options)
+{
+	service = (struct service){0};
+	snprintf(service.name, sizeof(service.name), "%s", name);
+	snprintf(service.unit, sizeof(service.unit), "tm_ivshmem_server@%s.service", name);
+	snprintf(service.socket, sizeof(service.socket), "/run/tm_ivshmem_server/%s.sock", name);
+	options_set(options);
+}
+
+/* Settings of the unit for this instance. */
+static void drop_in(const char *settings)
+{
+	run("mkdir -p /run/systemd/system/%s.d && printf '%s' >/run/systemd/system/%s.d/test.conf && "
+	    "systemctl daemon-reload",
+	    service.unit, settings, service.unit);
+}
+
+static void start(void)
+{
+	run("systemctl start %s", service.unit);
+	stored_wait(OWN);
+}
+
+static void restart(void)
+{
+	run("systemctl restart %s", service.unit);
+}
+
+static void die(void)
+{
+	pid_t process = main_process();
+
+	assert_true(process > 0 && kill(process, SIGKILL) == 0);
+}
+
+/* As a package does it: the new program takes the place of the old one, which still runs. */
+static void upgrade(void)
+{
+	run("install -m 755 " PROGRAM ".newer " PROGRAM ".tmp && mv " PROGRAM ".tmp " PROGRAM
+	    " && systemctl daemon-reload");
+	restart();
+}
+
+/* systemd itself is upgraded, and then the server dies. */
+static void reexecute(void)
+{
+	run("systemctl daemon-reexec");
+	die();
+}
+
+/* As one does from a version that stores nothing yet. */
+static void reload(void)
+{
+	size_t before = logged_times("restarted in place", "");
+	int64_t deadline = deadline_in(PATIENCE);
+
+	run("systemctl reload %s", service.unit);
+	while (logged_times("restarted in place", "") == before)
+		assert_true(deadline_ahead(deadline));
+	die();
+}
+
+/*
+ * Clients
+ */
+
+static const struct client_options two = {.vectors = 2, .keep = true};
+
+static struct client *somebody_connects(struct client_options options)
+{
+	struct client *c = &clients[count];
+
+	assert_true(count < CLIENTS_MAX);
+	count++;
+	assert_that(client_connect(c, service.socket, options), "%s", c->error);
+	return c;
+}
+
+static void somebody_goes(size_t i)
+{
+	client_free(&clients[i]);
+	count--;
+	memmove(&clients[i], &clients[i + 1], (count - i) * sizeof(clients[0]));
+	memset(&clients[count], 0, sizeof(clients[0]));
+}
+
+/* All know exactly those who are there, and can ring each other. */
+static void everybody_agrees(void)
+{
+	assert_mesh(clients, count);
+	for (size_t i = 0; i < count; i++)
+		for (size_t j = 0; j < count; j++)
+			assert_int_equal(client_peer(&clients[i], clients[j].id)->state, PEER_HERE);
+	for (size_t to = 0; to < count && clients[0].options.keep; to++) {
+		for (size_t from = 0; from < count; from++)
+			assert_true(client_ring(&clients[from], clients[to].id, 1));
+		for (size_t i = 0; i < count; i++)
+			assert_int_equal(client_rung(&clients[i], 1), i == to ? count : 0);
+	}
+}
+
+/* The connection of each ends, without a word before. */
+static void everybody_is_let_go(void)
+{
+	assert_drive(clients, count, client_ended, NULL);
+	while (count > 0)
+		somebody_goes(0);
+}
+
+/*
+ * Tests
+ */
+
+/* The end of a connection, as QEMU sees it; it goes on with what it has. */
+static void node_check_end(struct node *n)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+
+	while (node_connected(n))
+		assert_true(deadline_ahead(deadline));
+	assert_true(node_alive(n));
+}
+
+static struct node *node_up(void)
+{
+	struct node *n = node_start(service.socket, 2, "");
+
+	assert_non_null(n);
+	assert_true(node_ready(n));
+	return n;
+}
+
+/*
+ * Real QEMU nodes. Before each death one leaves while the server cannot see that; after it, one
+ * comes that is to meet those from before.
+ */
+static void nodes_notice_nothing(void **state)
+{
+	static void (*const deaths[])(void) = {restart, die, upgrade, reexecute, reload, die};
+	int ids[8] = {0, 1, 2}, next = 3;
+	size_t taken, eventfds;
+	char *newer;
+
+	(void)state;
+	if (node_missing())
+		skip_because("%s", node_missing());
+	instance("qemu", "-m 4M -n 2");
+	start();
+	while (nodes_count < 3)
+		nodes[nodes_count++] = node_up();
+	eventfds = node_eventfds(nodes[0]);
+	for (size_t death = 0; death < sizeof(deaths) / sizeof(deaths[0]); death++) {
+		nodes_check_bells(nodes, nodes_count);
+		nodes_check_memory(nodes, nodes_count, death);
+		stored_wait(OWN + (int)nodes_count);
+
+		assert_int_equal(kill(main_process(), SIGSTOP), 0);
+		node_end(nodes[1]);
+		nodes[1] = nodes[2];
+		ids[1] = ids[2];
+		if (deaths[death] == reload) /* which waits for the server */
+			assert_int_equal(kill(main_process(), SIGCONT), 0);
+		deaths[death]();
+		taken = succession();
+		assert_in_range(taken, nodes_count - 1, nodes_count);
+		node_check_eventfds(nodes[0], eventfds - 2);
+		node_check_eventfds(nodes[1], eventfds - 2);
+
+		nodes[2] = node_up();
+		ids[2] = next++;
+		for (size_t i = 0; i < nodes_count; i++)
+			assert_int_equal(node_id(nodes[i]), ids[i]);
+		assert_int_equal(node_load(nodes[2], 8), (uint64_t)death << 32 | 0x1001);
+	}
+	nodes_check_bells(nodes, nodes_count);
+	nodes_check_memory(nodes, nodes_count, 99);
+	newer = output(PROGRAM ".newer --version");
+	*strchrnul(newer, '\n') = '\0';
+	assert_int_equal(logged_times("took over", strrchr(newer, ' ') + 1), 4);
+	free(newer);
+	assert_int_equal(logged_times("restart the node", ""), 0);
+	assert_string_equal(property("NRestarts"), "3");
+	log_check();
+
+	run("systemctl stop %s", service.unit);
+	for (size_t i = 0; i < nodes_count; i++)
+		node_check_end(nodes[i]);
+	nodes_check_bells(nodes, nodes_count);
+	stored_wait(0);
+	assert_int_equal(access(service.socket, F_OK), -1);
+	start();
+	nodes[nodes_count++] = node_up();
+	assert_int_equal(node_id(nodes[3]), 0);
+	assert_int_equal(node_load(nodes[3], 8), UINT64_C(99) << 32 | 0x1001);
+}
+
+/* A stop ends all, whether the server runs or is about to be started anew. */
+static void a_stop_lets_all_go(void **state)
+{
+	(void)state;
+	instance("stop", "-n 2");
+	drop_in("[Service]\\nRestartSec=1h\\n");
+	for (int dead = 0; dead < 2; dead++) {
+		start();
+		for (int i = 0; i < 3; i++)
+			somebody_connects(two);
+		everybody_agrees();
+		assert_int_equal(clients[0].id, 0);
+		stored_wait(OWN + 3);
+		if (dead) {
+			die();
+			state_wait("activating");
+			stored_wait(OWN + 3);
+		}
+		run("systemctl stop %s", service.unit);
+		everybody_is_let_go();
+		stored_wait(0);
+		assert_string_equal(property("ActiveState"), "inactive");
+		if (!dead)
+			assert_int_equal(access(service.socket, F_OK), -1);
+	}
+	start();
+	somebody_connects(two);
+	everybody_agrees();
+	assert_int_equal(clients[0].id, 0);
+	log_check();
+}
+
+/* Of who left while no server ran systemd keeps nothing, also where that shows by a send. */
+static void who_left_meanwhile_is_dropped(void **state)
+{
+	const struct client_options many = {.vectors = 300};
+
+	(void)state;
+	instance("meanwhile", "-n 300");
+	start();
+	somebody_connects(many);
+	assert_mesh(clients, 1);
+	somebody_connects(many); /* and does not read: its socket is full */
+	assert_drive(clients, 1, client_knows, &(size_t){1});
+	stored_wait(OWN + 2);
+	assert_int_equal(kill(main_process(), SIGSTOP), 0);
+	somebody_goes(1);
+	die();
+	assert_int_equal(succession(), 2);
+	stored_wait(OWN + 1);
+	assert_mesh(clients, 1);
+	log_check();
+}
+
+/* Nodes do not fit another -n: they are let go and named, by a restart as well as by a death. */
+static void other_options(void **state)
+{
+	static const char *const options[] = {"-n 3", "-n 2", "-n 1 -y 60"};
+	struct client_options now = two;
+
+	(void)state;
+	instance("other", "-n 2");
+	start();
+	for (size_t change = 0; change < 3; change++) {
+		int ids[3];
+
+		for (int i = 0; i < 3; i++)
+			somebody_connects(now);
+		assert_mesh(clients, count);
+		for (int i = 0; i < 3; i++)
+			ids[i] = clients[i].id;
+		stored_wait(OWN + 3);
+		options_set(options[change]);
+		if (change == 1)
+			die();
+		else
+			restart();
+		everybody_is_let_go();
+		for (int i = 0; i < 3; i++) {
+			char left[32];
+
+			snprintf(left, sizeof(left), "ID %d left: ", ids[i]);
+			assert_int_equal(logged_times(left, "with other options: restart the node"),
+					 change + 1);
+		}
+		assert_int_equal(logged_times("cannot take over: the nodes have", ""), change + 1);
+		now.vectors = change == 0 ? 3 : change == 1 ? 2 : 1;
+		stored_wait(OWN);
+	}
+	somebody_connects(now);
+	assert_mesh(clients, count);
+	/* What does fit is taken over. */
+	options_set("-n 1 -v");
+	restart();
+	assert_int_equal(succession(), 1);
+	somebody_connects(now);
+	assert_mesh(clients, count);
+}
+
+/* A program that dies whenever it is started is given up in the end. */
+static void a_crash_loop_ends(void **state)
+{
+	(void)state;
+	instance("loop", "-n 2");
+	start();
+	for (int i = 0; i < 2; i++)
+		somebody_connects(two);
+	everybody_agrees();
+	run("mv " PROGRAM " " PROGRAM ".whole && printf '#!/bin/sh\\nkill -9 $$\\n' >" PROGRAM
+	    " && chmod 755 " PROGRAM);
+	die();
+	everybody_is_let_go();
+	state_wait("failed");
+	assert_string_equal(property("NRestarts"), "20");
+	stored_wait(0);
+	run("mv " PROGRAM ".whole " PROGRAM);
+	run("systemctl reset-failed %s", service.unit);
+	start();
+	somebody_connects(two);
+	everybody_agrees();
+	assert_int_equal(clients[0].id, 0);
+	log_check();
+}
+
+/* Few enough deaths in a row, and all who were there still are. */
+static void a_crash_loop_may_be_survived(void **state)
+{
+	(void)state;
+	instance("survivor", "-n 2");
+	start();
+	for (int i = 0; i < 2; i++)
+		somebody_connects(two);
+	everybody_agrees();
+	run("mv " PROGRAM " " PROGRAM ".whole && printf '#!/bin/sh\\nkill -9 $$\\n' >" PROGRAM
+	    " && chmod 755 " PROGRAM);
+	die();
+	while (atoi(property("NRestarts")) < 5)
+		;
+	run("mv " PROGRAM ".whole " PROGRAM);
+	assert_int_equal(succession(), 2);
+	somebody_connects(two);
+	everybody_agrees();
+	log_check();
+}
+
+/* The README's socket unit, which is installed: the first node starts the server. */
+static void a_socket_unit(void **state)
+{
+	struct stat st;
+
+	(void)state;
+	instance("unit", "-n 2");
+	run("systemctl enable --now tm_ivshmem_server@unit.socket");
+	assert_string_equal(property("ActiveState"), "inactive");
+	assert_int_equal(stat(service.socket, &st), 0);
+	assert_int_equal(st.st_mode, S_IFSOCK | 0660);
+	somebody_connects(two);
+	everybody_agrees();
+	state_wait("active");
+	for (int i = 0; i < 2; i++)
+		somebody_connects(two);
+	everybody_agrees();
+	stored_wait(OWN - 1 + 3);
+	for (int death = 0; death < 4; death++) {
+		if (death % 2)
+			die();
+		else
+			restart();
+		somebody_connects(two);
+		succession();
+		somebody_goes(1);
+		everybody_agrees();
+		assert_int_equal(clients[0].id, 0);
+		stored_wait(OWN - 1 + 3);
+	}
+	assert_int_equal(logged_times("listening on", ""), 0);
+	log_check();
+	run("systemctl stop tm_ivshmem_server@unit.socket %s 2>&1", service.unit);
+	everybody_is_let_go();
+	stored_wait(0);
+	run("systemctl start tm_ivshmem_server@unit.socket");
+	somebody_connects(two);
+	everybody_agrees();
+	assert_int_equal(clients[0].id, 0);
+}
+
+/* systemd-socket-activate(1) passes a socket, too, and keeps nothing. */
+static void a_socket_and_no_supervisor(void **state)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+	char *process;
+
+	(void)state;
+	service = (struct service){.socket = "/run/activated.sock"};
+	process = output("systemd-socket-activate -l %s " PROGRAM " -f /run/activated -n 2 "
+			 ">/dev/null 2>&1 & echo $!",
+			 service.socket);
+	while (access(service.socket, F_OK) < 0)
+		assert_true(deadline_ahead(deadline));
+	for (int i = 0; i < 3; i++)
+		somebody_connects(two);
+	everybody_agrees();
+	assert_int_equal(kill(atoi(process), SIGTERM), 0);
+	free(process);
+	everybody_is_let_go();
+}
+
+/*
+ * Death at random moments
+ */
+
+#define KILLS 200
+#define CROWD 12
+
+static bool idle[CROWD]; /* who does not read for now */
+static size_t cut_off, ungreeted;
+static uint8_t cuts[CLIENT_IDS]; /* how often who had an ID was cut off */
+
+static void moment(unsigned int us)
+{
+	nanosleep(&(struct timespec){.tv_nsec = 1000L * (rand_r(&seed) % (us + 1))}, NULL);
+}
+
+static void life_ends(size_t i)
+{
+	somebody_goes(i);
+	memmove(&idle[i], &idle[i + 1], (count - i) * sizeof(idle[0]));
+}
+
+/* Lets one read a little. Who finds that the connection has ended is dealt with by lives_settle. */
+static void life_reads(size_t i, int messages)
+{
+	while (messages-- > 0 && client_step(&clients[i]) > 0)
+		;
+	assert_that(clients[i].ended || !clients[i].error[0], "%s", clients[i].error);
+}
+
+/* Somebody comes, goes, reads or stops to. */
+static void life_goes_on(void)
+{
+	size_t i = count ? (size_t)rand_r(&seed) % count : 0;
+	int dice = rand_r(&seed) % 10;
+
+	if ((count < 3 || dice < 4) && count < CROWD) {
+		idle[count] = rand_r(&seed) % 3 == 0;
+		somebody_connects((struct client_options){.vectors = 40});
+	} else if (dice < 6 && i > 0) { /* the first stays: no ID is given out twice */
+		life_ends(i);
+	} else if (dice < 7) {
+		idle[i] = !idle[i];
+	} else {
+		for (i = 0; i < count; i++)
+			if (!idle[i])
+				life_reads(i, rand_r(&seed) % 100);
+	}
+}
+
+/* Waits until the log has named an ID so often as one that was let go: a successor does it. */
+static void named_wait(int id, size_t times)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+	char left[32], restart_it[64];
+
+	snprintf(left, sizeof(left), "ID %d left: ", id);
+	snprintf(restart_it, sizeof(restart_it), "restart the node, process %d", (int)getpid());
+	while (logged_times(left, restart_it) < times)
+		assert_that(deadline_ahead(deadline), "client %d ended, and nobody names it", id);
+}
+
+static bool life_agrees(const struct client *c)
+{
+	if (!client_knows(c, &(size_t){count - 1}))
+		return false;
+	for (size_t i = 0; i < count; i++)
+		if (client_peer(c, clients[i].id)->state != PEER_HERE)
+			return false;
+	return true;
+}
+
+/*
+ * Lets all read until all agree. Whose connection has ended is named by the log; or was taken from
+ * the queue of the listener by a process that died over it, so that nobody has it.
+ */
+static void lives_settle(void)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+	bool agreed;
+
+	do {
+		agreed = true;
+		for (size_t i = count; i-- > 0;) {
+			const struct client *c = &clients[i];
+
+			life_reads(i, INT32_MAX);
+			if (!c->ended)
+				continue;
+			if (c->id >= 0)
+				named_wait(c->id, ++cuts[c->id]);
+			*(c->messages ? &cut_off : &ungreeted) += 1;
+			life_ends(i);
+		}
+		for (size_t i = 0; i < count; i++)
+			agreed = life_agrees(&clients[i]) && agreed;
+	} while (!agreed && deadline_ahead(deadline));
+	for (size_t i = 0; i < count; i++)
+		assert_that(life_agrees(&clients[i]),
+			    "client %d knows %zu others, %zu whole, and not %zu: %s", clients[i].id,
+			    clients[i].here, clients[i].whole, count - 1, clients[i].error);
+	stored_wait(OWN + (int)count);
+}
+
+static void any_moment_may_be_the_last(void **state)
+{
+	size_t names;
+	pid_t last = 0;
+	int early = 0;
+
+	(void)state;
+	printf("# SEED=%u\n", seed);
+	instance("mortal", "-n 40");
+	drop_in("[Unit]\\nStartLimitIntervalSec=0\\n"
+		"[Service]\\nRestartSec=0\\nLogRateLimitIntervalSec=0\\n");
+	start();
+	for (int kills = 0; kills < KILLS;) {
+		bool patient = rand_r(&seed) % 4;
+		pid_t process;
+
+		if (patient)
+			state_wait("active");
+		process = main_process();
+		for (int n = rand_r(&seed) % 6; n > 0; n--) {
+			life_goes_on();
+			moment(patient ? 1000 : 10000);
+		}
+		if (process <= 0 || process == last || kill(process, SIGKILL) < 0)
+			continue; /* or systemd has not seen yet that it died */
+		last = process;
+		early += !patient;
+		if (++kills % 20 == 0)
+			lives_settle();
+	}
+	lives_settle();
+	names = logged_times("restart the node", "");
+	printf("# %d deaths, %d of them perhaps at a start: %zu times a client was let go, %zu times "
+	       "one had not been greeted; the log names %zu\n",
+	       KILLS, early, cut_off, ungreeted, names);
+	assert_true(names >= cut_off);
+	assert_in_range(ungreeted, 0, KILLS / 10);
+	assert_int_equal(atoi(property("NRestarts")), KILLS);
+	log_check();
+	run("systemctl stop %s", service.unit);
+	everybody_is_let_go();
+	stored_wait(0);
+}
+
+/*
+ * Many nodes
+ */
+
+/* When the newest line was logged that has this text: microseconds on the clock of CLOCK_MONOTONIC.
+ */
+static int64_t logged_at(const char *text)
+{
+	char *line = output("journalctl --sync; journalctl -b -o short-monotonic --no-pager -u %s "
+			    "| grep '%s' | tail -n 1",
+			    service.unit, text);
+	double seconds = 0;
+
+	assert_int_equal(sscanf(line, "[%lf]", &seconds), 1);
+	free(line);
+	return (int64_t)(seconds * 1e6);
+}
+
+static void a_thousand_nodes(void **state)
+{
+	static void (*const deaths[])(void) = {restart, die};
+	int64_t begin, asked;
+
+	(void)state;
+	if (descriptors_allow() < 1100)
+		skip_because("the limit of descriptors is too low");
+	instance("many", "");
+	start();
+	begin = clock_ms();
+	while (count < 990)
+		somebody_connects((struct client_options){.vectors = 1});
+	assert_mesh(clients, count);
+	stored_wait(OWN + (int)count);
+	printf("# %zu nodes joined in %d ms, and systemd keeps %s descriptors\n", count,
+	       (int)(clock_ms() - begin), property("NFileDescriptorStore"));
+	for (size_t death = 0; death < 2; death++) {
+		asked = clock_ms();
+		deaths[death]();
+		assert_int_equal(succession(), count);
+		printf("# after %s they were taken over within %d ms, and systemd keeps %s "
+		       "descriptors\n",
+		       death ? "kill -9" : "systemctl restart",
+		       (int)(logged_at("took over") / 1000 - asked),
+		       property("NFileDescriptorStore"));
+		stored_wait(OWN + (int)count);
+		somebody_connects((struct client_options){.vectors = 1});
+		assert_mesh(clients, count);
+		assert_int_equal(clients[0].id, 0);
+		assert_int_equal(clients[count - 1].id, count - 1);
+		stored_wait(OWN + (int)count);
+	}
+	begin = clock_ms();
+	while (count > 500)
+		somebody_goes(0);
+	assert_mesh(clients, count);
+	printf("# half of them left in %d ms\n", (int)(clock_ms() - begin));
+	stored_wait(OWN + (int)count);
+	assert_int_equal(logged_times("restart the node", ""), 0);
+	log_check();
+	run("systemctl stop %s", service.unit);
+	everybody_is_let_go();
+	stored_wait(0);
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	nodes_end();
+	nodes_count = 0;
+	clients_free(clients, count);
+	memset(clients, 0, sizeof(clients));
+	count = 0;
+	return 0;
+}
+
+#define takeover_test(test) cmocka_unit_test_teardown(test, teardown)
+
+int main(int argc, char **argv)
+{
+	const char *given = getenv("SEED");
+	const struct CMUnitTest tests[] = {
+		takeover_test(nodes_notice_nothing),
+		takeover_test(a_stop_lets_all_go),
+		takeover_test(who_left_meanwhile_is_dropped),
+		takeover_test(other_options),
+		takeover_test(a_crash_loop_may_be_survived),
+		takeover_test(a_crash_loop_ends),
+		takeover_test(a_socket_unit),
+		takeover_test(a_socket_and_no_supervisor),
+		takeover_test(any_moment_may_be_the_last),
+		takeover_test(a_thousand_nodes),
+	};
+
+	if (given && *given)
+		seed = (unsigned int)strtoul(given, NULL, 10);
+	else if (getrandom(&seed, sizeof(seed), 0) < 0)
+		return 1;
+	setlinebuf(stdout);
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,68 @@
+#!/usr/bin/env bats
+# Nodes outlive the server under the real systemd: what build/tests/systemd/takeover tries, which runs
+# in a container. With a supervisor that is as slow or full as a test wants it, see takeover.t.c.
+
+load lib/common
+load lib/systemd
+
+# A copy of the server that is the same but for its version, which is as long.
+newer() { # FILE
+	local version
+	version=$("$SERVER" --version)
+	version=${version##* }
+	perl -0777 -pe "s/(server|version) \\Q$version\\E/\$1 $(tr 0-9 1-90 <<<"$version")/g" \
+		"$SERVER" >"$1"
+	chmod 755 "$1"
+}
+
+# The socket unit that the README proposes.
+socket_unit() {
+	sed -n '/^\[Socket\]$/,/^```$/p' "$SOURCE_DIR/README.md" | grep -v '^```$'
+}
+
+# Boots a container with everything in it, where the tests of these names must pass.
+takes_over() { # NAME...
+	local name
+	need_mounted_root
+	need_cgroups
+	make -C "$SOURCE_DIR" -s build/tests/systemd/takeover
+	install_there
+	install "$SOURCE_DIR/build/tests/systemd/takeover" "$ROOT/takeover"
+	newer "$ROOT/usr/sbin/tm_ivshmem_server.newer"
+	socket_unit >"$ROOT/etc/systemd/system/tm_ivshmem_server@.socket"
+	{
+		echo '#!/bin/sh'
+		echo "export ASAN_OPTIONS=detect_leaks=0 CMOCKA_MESSAGE_OUTPUT=TAP SEED=${SEED-}"
+		printf '/takeover %s\n' "$@"
+	} >"$TEST_DIR/script"
+	run in_container "$TEST_DIR/script"
+	echo "$output"
+	grep '^# ' <<<"$output" | grep -v ' - tests$' >&3 || true
+	for name in "$@"; do
+		if grep -qiE "^(not )?ok [0-9]+ .*# skip" <<<"$output"; then
+			skip "$(sed -n 's/^# skipped: //p' <<<"$output")"
+		fi
+		grep -qxE "ok [0-9]+ - $name" <<<"$output" || no "$name has not passed"
+	done
+}
+
+@test "QEMU nodes notice no restart, death, upgrade or reload" {
+	takes_over nodes_notice_nothing
+}
+
+@test "what lets nodes go: a stop, other options, a program that always dies" {
+	takes_over a_stop_lets_all_go who_left_meanwhile_is_dropped other_options \
+		a_crash_loop_may_be_survived a_crash_loop_ends
+}
+
+@test "the README's socket unit: the first node starts the server, and it survives that" {
+	takes_over a_socket_unit a_socket_and_no_supervisor
+}
+
+@test "the server may be killed at any moment" {
+	takes_over any_moment_may_be_the_last
+}
+
+@test "a thousand nodes are taken over" {
+	takes_over a_thousand_nodes
+}
