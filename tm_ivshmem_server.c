@@ -1892,8 +1892,13 @@ __attribute__((format(printf, 3, 4))) static bool supervisor_tell(struct server 
 	    scm_pass(v->sock, &v->address, v->length, state, (size_t)n, &fd, fd >= 0))
 		return true;
 	timer_start(s, TIMER_STORE, errno == EAGAIN ? SEND_RETRY_MS : STORE_RETRY_MS);
-	if (errno != EAGAIN && !v->lost)
-		v->lost = !fail("cannot tell %s at %s", state, getenv("NOTIFY_SOCKET"));
+	if (errno != EAGAIN && !v->lost) {
+		for (char *at = state; *at; at++)
+			if (*at == '\n')
+				*at = ' ';
+		v->lost =
+			!fail("cannot tell %s at %s, trying again", state, getenv("NOTIFY_SOCKET"));
+	}
 	return false;
 }
 
@@ -2962,9 +2967,9 @@ static void serve(struct server *s)
 
 	assert(l->signals >= 0 && l->listener >= 0);
 	for (;;) {
+		peers_send(s); /* first: that somebody has gone may only show here */
 		flush_start(s);
-		peers_send(s);
-		supervisor_update(s); /* behind it: who has gone may only show in a send */
+		supervisor_update(s);
 		if (server_stopped(s))
 			return;
 		server_wait(s, &readable, &writable);
