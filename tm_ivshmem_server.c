@@ -3178,8 +3178,8 @@ static bool peer_departed(const struct ledger *l, uint64_t serial)
 /* Gives a peer back its socket, at the number where it stands. */
 static bool parcel_place(struct server *s, int parcel, int sock)
 {
+	int fd = -1;
 	bool done;
-	int fd;
 
 	if (!parcel_open(s, parcel, &fd, NULL))
 		return fail("cannot take over ID %d", peer_at(s, sock)->id);
@@ -3195,7 +3195,7 @@ static bool parcel_place(struct server *s, int parcel, int sock)
 static void parcel_join(struct server *s, const struct parcel *parcel)
 {
 	int32_t eventfds[VECTORS_MAX];
-	int fd, id = id_pick(s);
+	int fd = -1, id = id_pick(s);
 
 	if (!parcel_open(s, parcel->fd, &fd, eventfds)) {
 		fail("cannot welcome a client that had connected to the server before");
