@@ -95,6 +95,8 @@ static void server_exec(const struct server *s, const char *path, char *const *a
 		return;
 	/* The kernel keeps the timer for the program. */
 	setitimer(ITIMER_REAL, &alarm, NULL);
+	if (s->held)
+		kill(getpid(), SIGSTOP);
 	execve(path, argv, given->environment);
 	/* Another user may be unable to get at the program by its path. */
 	if (errno == EACCES)
@@ -107,15 +109,12 @@ static int status_of(int status)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
-bool server_start(struct server *s, const char *const *args)
+bool server_spawn(struct server *s, const char *const *args)
 {
 	const char *program = getenv("SERVER");
 	char path[PATH_MAX], *argv[ARGS_MAX] = {path, "-p", s->socket};
-	int64_t deadline = deadline_in(PATIENCE);
 	struct supervised given;
-	size_t n = 3, logged;
-	char *log, *ready = NULL;
-	int status;
+	size_t n = 3;
 
 	s->error[0] = '\0';
 	if (!realpath(program ? program : "./tm_ivshmem_server", path))
@@ -125,9 +124,6 @@ bool server_start(struct server *s, const char *const *args)
 		return false;
 	while (*args && n < ARGS_MAX - 1)
 		argv[n++] = (char *)*args++;
-	log = server_log(s);
-	logged = log ? strlen(log) : 0;
-	free(log);
 	if (!supervised_prepare(&given, s->supervisor)) {
 		supervised_free(&given);
 		return failed(s, "no memory for an environment");
@@ -141,6 +137,21 @@ bool server_start(struct server *s, const char *const *args)
 	supervised_free(&given);
 	if (s->pid < 0)
 		return failed(s, "cannot fork: %s", strerror(errno));
+	if (s->held)
+		waitpid(s->pid, NULL, WUNTRACED);
+	return true;
+}
+
+bool server_start(struct server *s, const char *const *args)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+	char *log = server_log(s), *ready = NULL;
+	size_t logged = log ? strlen(log) : 0;
+	int status;
+
+	free(log);
+	if (!server_spawn(s, args))
+		return false;
 	do {
 		bool over = waitpid(s->pid, &status, WNOHANG) != 0;
 

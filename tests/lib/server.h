@@ -27,6 +27,7 @@ struct server {
 	bool unprivileged;             /* if the test is root, runs as a user that nobody else is */
 	struct supervisor *supervisor; /* it runs under this one, and gets what that has stored */
 	unsigned int alarm_us;         /* so long after its start a signal kills it; 0: never */
+	bool held;                     /* stops before its first instruction, until SIGCONT */
 
 	uid_t user;      /* that it runs as */
 	char folder[96]; /* its working directory; made at the first start */
@@ -46,6 +47,12 @@ struct server {
  * Returns false with s->error set.
  */
 bool server_start(struct server *s, const char *const *args);
+
+/*
+ * The same, and does not wait until it is ready: it has not got further than to be executed, and
+ * not even that where it is held.
+ */
+bool server_spawn(struct server *s, const char *const *args);
 
 /* Sends it a signal. */
 void server_signal(const struct server *s, int signal);
