@@ -879,7 +879,14 @@ static int descriptor_raise(int fd, int from)
 	return high;
 }
 
-/* The same, for the lowest number that is free. */
+/* The same for one that must not stay below. Returns false, with errno, if it does. */
+static bool descriptor_clear(int *fd, int from)
+{
+	*fd = descriptor_raise(*fd, from);
+	return *fd < 0 || *fd >= from;
+}
+
+/* Sees to it that a descriptor has the lowest number that is free. Returns that. */
 static int descriptor_lower(int fd)
 {
 	int low = fcntl(fd, F_DUPFD_CLOEXEC, 0);
@@ -1515,8 +1522,8 @@ static bool ledger_create(struct server *s)
 }
 
 /*
- * Maps the ledger that another process or image has left, if it is one that we can read. Where
- * memory is short, errno is ENOMEM: nothing is wrong with it.
+ * Maps the ledger that another process or image has left, if it is one that we can read. If it is
+ * not, errno is EINVAL; any other errno, such as ENOMEM, says nothing about it.
  */
 static bool ledger_open(struct server *s, int protection)
 {
@@ -2949,7 +2956,8 @@ static void server_wait(struct server *s, fd_set *readable, fd_set *writable)
 	FD_SET(l->ends, readable);
 	if (l->watch >= 0)
 		FD_SET(l->watch, readable);
-	if (!l->timers[TIMER_ACCEPT] && !s->stop_at)
+	/* One that was retired is readable for ever, and nobody comes. */
+	if (!l->timers[TIMER_ACCEPT] && !s->stop_at && l->socket_ino != UINT64_MAX)
 		FD_SET(l->listener, readable);
 	if (select(FD_SETSIZE, readable, writable, NULL, wait < 0 ? NULL : &timeout) >= 0)
 		return;
@@ -3104,20 +3112,22 @@ static bool passed_sort(struct passed *in, unsigned int count)
 	return fine;
 }
 
-/* Moves all that is open to numbers at which no peer stands. */
-static void passed_make_room(struct server *s, struct passed *in)
+/* Moves all that is open to numbers at which no peer stands: what stays there would be taken for
+ * that peer's. */
+static bool passed_make_room(struct server *s, struct passed *in)
 {
 	int from = (int)s->ledger->slots;
+	bool done = descriptor_clear(&in->listener, from) && descriptor_clear(&s->null, from) &&
+		    descriptor_clear(&s->spare, from) &&
+		    descriptor_clear(&s->supervisor.sock, from);
 
-	for (enum own i = 0; i < OWNS; i++)
-		in->own[i] = descriptor_raise(in->own[i], from);
-	for (size_t i = 0; i < in->count; i++)
-		in->parcels[i].fd = descriptor_raise(in->parcels[i].fd, from);
-	in->listener = descriptor_raise(in->listener, from);
-	s->null = descriptor_raise(s->null, from);
-	s->spare = descriptor_raise(s->spare, from);
-	s->supervisor.sock = descriptor_raise(s->supervisor.sock, from);
+	for (enum own i = 0; done && i < OWNS; i++)
+		done = descriptor_clear(&in->own[i], from);
+	for (size_t i = 0; done && i < in->count; i++)
+		done = descriptor_clear(&in->parcels[i].fd, from);
 	s->ledger_fd = in->own[OWN_LEDGER];
+	return done ||
+	       fail("cannot take over: descriptors cannot make room for those of the nodes");
 }
 
 /*
@@ -3199,6 +3209,8 @@ static void parcel_join(struct server *s, const struct parcel *parcel)
 
 	if (!parcel_open(s, parcel->fd, &fd, eventfds)) {
 		fail("cannot welcome a client that had connected to the server before");
+		s->ledger->joins = parcel->serial; /* so no other gets its parcel's name */
+		supervisor_drop(s, parcel_name(parcel->serial).text);
 		return;
 	}
 	assert(id >= 0); /* one had been found */
@@ -3256,7 +3268,10 @@ static bool peers_watch(struct server *s)
 	return true;
 }
 
-/* Whether the nodes have the object that our options name, by this name or another. */
+/*
+ * Whether the nodes have the object that our options name, by this name or another. If not, errno
+ * is ENOENT, or says why nobody knows.
+ */
 static bool object_fits(const struct server *s)
 {
 	const struct options *o = &s->opt;
@@ -3264,11 +3279,14 @@ static bool object_fits(const struct server *s)
 	struct stat st;
 	bool fits = !l->object_ino == memoryless(o);
 
+	errno = ENOENT;
 	if (fits && l->object_ino)
-		fits = store_is(l, l->store) &&
+		fits = l->store >= 0 && store_is(l, l->store) &&
 		       (l->object_name == text_hash(o->object) ||
 			(stat(o->object, &st) == 0 && st.st_dev == l->object_dev &&
 			 st.st_ino == l->object_ino));
+	if (!fits && errno != ENOENT)
+		return fail("cannot take over: cannot examine %s", o->object);
 	return fits || complain("cannot take over: the nodes have another object than %s",
 				memoryless(o) ? "none" : o->object);
 }
@@ -3317,6 +3335,25 @@ static bool ledger_replace(struct server *s)
 	return true;
 }
 
+/*
+ * Notes which file is that of the listening socket, where the ledger does not say it: the one at
+ * its path, if nobody else listens there.
+ */
+static void listener_identify(struct server *s)
+{
+	struct ledger *l = s->ledger;
+	char *path = listener_path(l->listener);
+	struct stat ours, file;
+
+	l->socket_ino = UINT64_MAX;
+	if (path && fstat(l->listener, &ours) == 0 && socket_inode(path) == ours.st_ino &&
+	    lstat(path, &file) == 0 && S_ISSOCK(file.st_mode)) {
+		l->socket_dev = file.st_dev;
+		l->socket_ino = file.st_ino;
+	}
+	free(path);
+}
+
 /* Makes a ledger though there are parcels, of which nobody knows what they are. */
 static bool ledger_renounce(struct server *s, const struct passed *in)
 {
@@ -3333,7 +3370,7 @@ static bool ledger_renounce(struct server *s, const struct passed *in)
 	if (in->own[OWN_LISTENER] >= 0) {
 		l->listener = in->own[OWN_LISTENER];
 		l->kept[OWN_LISTENER] = KEPT;
-		l->socket_ino = UINT64_MAX; /* which file is its own is not known */
+		listener_identify(s);
 	}
 	return in->count == 0 || !complain("%zu nodes are let go: restart them", in->count);
 }
@@ -3361,11 +3398,17 @@ static bool server_inherit(struct server *s, struct passed *in)
 	s->ledger_fd = in->own[OWN_LEDGER];
 	if (s->ledger_fd >= 0)
 		readable = ledger_open(s, PROT_READ | PROT_WRITE);
+	if (s->ledger_fd >= 0 && !readable && errno != EINVAL)
+		return false; /* nothing is wrong with the ledger: for the next try */
 	if (readable) {
 		ledger_renew(s);
-		passed_make_room(s, in);
+		if (!passed_make_room(s, in))
+			return false;
 		ledger_adopt(s, in);
+		errno = ENOENT;
 		in->fits = ledger_fits(s) && object_fits(s);
+		if (!in->fits && errno != ENOENT)
+			return false; /* it is not known that they do not fit */
 	}
 	if (in->fits)
 		peers_inherit(s, in);
@@ -3458,7 +3501,7 @@ static bool listener_fits(const struct server *s, uint32_t group)
 	return fits;
 }
 
-/* Removes the listening socket that was taken over; who waits there is still to be served. */
+/* Removes the listening socket that was taken over, and serves who waits there. */
 static void listener_retire(struct server *s)
 {
 	const char *wanted = s->opt.socket;
@@ -3470,6 +3513,7 @@ static void listener_retire(struct server *s)
 	s->opt.socket = wanted;
 	s->ledger->socket_ino = UINT64_MAX; /* no file is ours now */
 	free(path);
+	peers_accept(s, true);
 }
 
 /*
@@ -3620,6 +3664,7 @@ static void server_end(struct server *s, bool keep)
 static bool server_begin(struct server *s, const struct passed *in)
 {
 	uint32_t group = s->ledger->group;
+	size_t count = s->count; /* without those who wait at a socket that is replaced */
 
 	if (!group_find(s) || !signals_open(s) || !background_begin(s) ||
 	    !(pidfile_claim(s) || pidfile_forgo(s)) ||
@@ -3629,7 +3674,7 @@ static bool server_begin(struct server *s, const struct passed *in)
 		return false;
 	server_announce(s);
 	if (in->fits)
-		say("took over %zu nodes from a server that had ended, version " VERSION, s->count);
+		say("took over %zu nodes from a server that had ended, version " VERSION, count);
 	return true;
 }
 
