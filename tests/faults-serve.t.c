@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Every system call that a server makes fails once while it serves, restarts in place and ends.
+ * Every system call that a server makes fails once while it serves, restarts in place, takes over
+ * from one that was killed, and ends.
  *
  * Serving: a client comes, rings and is rung, and goes, beside three that stay. The server lives,
- * the three see everything exactly once, their doorbells work, no descriptor is lost, and the log
- * says what failed, except where the rules say why not. Restarting: it happens, or the server goes
- * on without, and no client notices either. Ending: it ends, and leaves nothing behind.
+ * the three see everything exactly once, their doorbells work, no descriptor is lost, the
+ * supervisor has what it needs to pass on, and the log says what failed, except where the rules say
+ * why not. Restarting: it happens, or the server goes on without, and no client notices either.
+ * Taking over: nobody notices; or the start is refused, with status 1 and the reason in the log,
+ * and the next one finds all as it was; or the log names the one client that is let go. Ending: it
+ * ends, and leaves nothing behind.
  *
  * strace is attached for each fault anew, so that calls are counted from there. FULL=1 lets every
  * call fail with every errno that the table in lib/faults.c gives it; without, some of them do.
@@ -16,9 +20,12 @@
 #include "tests/lib/faults.h"
 #include "tests/lib/form.h"
 #include "tests/lib/server.h"
+#include "tests/lib/supervisor.h"
 
 #include <errno.h>
 #include <grp.h>
+#include <limits.h>
+#include <linux/close_range.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -28,8 +35,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define VECTORS   2
 #define RESIDENTS 3
+#define IDLER     (RESIDENTS - 1) /* the place of one of them, which may not read */
 
 /* As many as a client can have, to need much memory. */
 #define VECTORS_MAX      2048
@@ -39,9 +46,6 @@
 
 /* How often something is done again if the call that is to fail was not made. */
 #define ATTEMPTS 8
-
-/* So few that the server limits the buffers of sockets. */
-#define DESCRIPTORS 4096
 
 /* What must come of a fault. */
 static const struct rule rules[] = {
@@ -169,6 +173,18 @@ static const struct rule rules[] = {
 	 .outcome = JOINS,
 	 .quiet = true,
 	 .why = "Linux closes the descriptor even then"},
+	{.phase = "serving",
+	 .calls = "shutdown",
+	 .outcome = JOINS,
+	 .quiet = true,
+	 .why = "it is for a client that has not gone"},
+	{.phase = "serving",
+	 .calls = "sendmsg",
+	 .text = "/notify\"",
+	 .errors = "EAGAIN",
+	 .outcome = JOINS,
+	 .quiet = true,
+	 .why = "the supervisor is told when it has room"},
 	{.phase = "serving",
 	 .calls = "write",
 	 .outcome = JOINS,
@@ -302,6 +318,151 @@ static const struct rule rules[] = {
 	 .quiet = true,
 	 .why = "it does without: a line of the log is lost"},
 
+	/* A process that takes over from a dead one, until it serves. */
+	{.phase = "takeover",
+	 .calls = "close",
+	 .before = "epoll_create1",
+	 .outcome = NEVER,
+	 .why = "Linux closes the descriptor even then; here it would keep the number of a node's"},
+	{.phase = "takeover",
+	 .calls = "close munmap brk",
+	 .outcome = JOINS,
+	 .quiet = true,
+	 .why = "Linux closes the descriptor even then"},
+	{.phase = "takeover",
+	 .calls = "close_range",
+	 .outcome = JOINS,
+	 .quiet = true,
+	 .why = "what the caller had left open stays open"},
+	{.phase = "takeover",
+	 .calls = "getcwd",
+	 .outcome = EITHER,
+	 .quiet = true,
+	 .why = "paths of which some are absolute need no working directory, the others do"},
+	{.phase = "takeover",
+	 .calls = "prlimit64",
+	 .text = "RLIMIT_NOFILE, {",
+	 .outcome = JOINS,
+	 .quiet = true,
+	 .why = "the limit of descriptors stays the hard one"},
+	{.phase = "takeover",
+	 .calls = "prlimit64",
+	 .outcome = JOINS,
+	 .why = "the limit of descriptors stays as it is"},
+	{.phase = "takeover",
+	 .calls = "fcntl",
+	 .text = "F_SETFD",
+	 .outcome = JOINS,
+	 .quiet = true,
+	 .why = "what a child must not have is closed in it"},
+	{.phase = "takeover",
+	 .calls = "fcntl",
+	 .text = "pidfile>, F_SETLK",
+	 .errors = "EAGAIN",
+	 .outcome = REFUSES,
+	 .quiet = true,
+	 .why = "that means that another program has the pidfile"},
+	{.phase = "takeover",
+	 .calls = "fcntl",
+	 .text = "F_SETLK",
+	 .outcome = JOINS,
+	 .quiet = true,
+	 .why = "it only tells others who has the file"},
+	{.phase = "takeover",
+	 .calls = "fcntl",
+	 .text = "F_DUPFD_CLOEXEC, 1024",
+	 .outcome = JOINS,
+	 .quiet = true,
+	 .why = "the eventfd takes the place of a socket, but of none that is there"},
+	{.phase = "takeover",
+	 .calls = "fcntl",
+	 .text = "F_DUPFD_CLOEXEC",
+	 .after = "epoll_create1",
+	 .outcome = JOINS,
+	 .quiet = true,
+	 .why = "the socket to listen on stays where it is"},
+	{.phase = "takeover",
+	 .calls = "fcntl",
+	 .text = "F_DUPFD_CLOEXEC",
+	 .after = "recvmsg",
+	 .outcome = DROPS,
+	 .why = "one node that cannot be taken over must not keep all others waiting"},
+	{.phase = "takeover",
+	 .calls = "fcntl",
+	 .text = "F_GETFD",
+	 .outcome = JOINS,
+	 .quiet = true,
+	 .why = "the number is free, and is found to be"},
+	{.phase = "takeover",
+	 .calls = "socket",
+	 .before = "epoll_create1",
+	 .outcome = JOINS,
+	 .quiet = true,
+	 .why = "the supervisor is told by another one"},
+	{.phase = "takeover",
+	 .calls = "socket connect openat newfstatat fstat read lseek",
+	 .after = "epoll_create1",
+	 .before = "signalfd4",
+	 .outcome = JOINS,
+	 .quiet = true,
+	 .why = "the group kvm is a default where it is known; for another, the socket is made anew"},
+	{.phase = "takeover",
+	 .calls = "dup3",
+	 .outcome = DROPS,
+	 .quiet = true,
+	 .why = "what the log says is the likely reason: so many descriptors are not allowed"},
+	{.phase = "takeover",
+	 .calls = "setsockopt recvmsg epoll_ctl",
+	 .outcome = DROPS,
+	 .why = "one node that cannot be taken over must not keep all others waiting"},
+	{.phase = "takeover",
+	 .calls = "newfstatat stat lstat",
+	 .text = "pidfile\"",
+	 .first = true,
+	 .outcome = JOINS,
+	 .quiet = true,
+	 .why = "it looks before it opens, which would have failed as well"},
+	{.phase = "takeover",
+	 .calls = "flock",
+	 .text = "/memory>",
+	 .outcome = JOINS,
+	 .why = "the nodes are served all the same, and the lock is for those who come later"},
+	{.phase = "takeover",
+	 .calls = "flock",
+	 .errors = "EAGAIN",
+	 .outcome = REFUSES,
+	 .quiet = true,
+	 .why = "that means that another server has the pidfile"},
+	{.phase = "takeover",
+	 .calls = "getsockname",
+	 .outcome = JOINS,
+	 .quiet = true,
+	 .why = "where it is not known which path a socket has, another is made there"},
+	{.phase = "takeover",
+	 .calls = "newfstatat lstat",
+	 .text = "/socket\"",
+	 .outcome = JOINS,
+	 .quiet = true,
+	 .why = "where the socket cannot be seen, another is made there"},
+	{.phase = "takeover",
+	 .calls = "inotify_add_watch",
+	 .text = "IN_ONLYDIR",
+	 .outcome = JOINS,
+	 .quiet = true,
+	 .why = "it may be forbidden to read the folder; that of the socket's file is watched"},
+	{.phase = "takeover",
+	 .calls = "inotify_init1 inotify_add_watch",
+	 .outcome = JOINS,
+	 .why = "the socket is looked at upon HUP and USR1 all the same"},
+	{.phase = "takeover",
+	 .calls = "write",
+	 .outcome = JOINS,
+	 .quiet = true,
+	 .why = "a line of the log is lost"},
+	{.phase = "takeover",
+	 .outcome = REFUSES,
+	 .why = "the next start finds everything as it was"},
+
 	{.phase = "ending",
 	 .calls = "pselect6 select",
 	 .outcome = NEVER,
@@ -324,29 +485,56 @@ static const struct rule rules[] = {
 	{.outcome = ENDS, .why = "the log says what was not done"},
 };
 
+/* What a server and its clients are like. */
+struct setting {
+	const char *vectors;
+	rlim_t descriptors; /* so few that the server limits the buffers of sockets */
+	bool unprivileged;  /* or else it raises that limit */
+	bool idle; /* one resident has not read its greeting, which its socket cannot hold */
+};
+
 /* A server, the clients that stay, and the one that comes and goes. */
 struct world {
+	const struct setting *setting;
 	struct server server;
 	struct client clients[RESIDENTS + 1];
 	size_t present; /* of these, as many have been connected */
+	bool idle;      /* the one at IDLER reads nothing for now */
 	int descriptors;
 	int leaked;    /* what strace keeps: a close that it lets fail does not happen */
 	size_t logged; /* what had been logged before the fault */
+	int status;    /* with which the server has ended, if it did */
 };
 
 static char strace_log[128];
+static struct supervisor *supervisor;
 
 /* Something that a server does while one of its calls fails. */
 struct phase {
 	const char *name;
+	const struct setting *setting;
+	void (*prepare)(struct world *w); /* what comes before, with another server each time */
 	enum outcome (*act)(struct world *w);
-	bool repeats; /* can be done again with the same server */
+	bool repeats;  /* can be done again with the same clients */
+	bool children; /* they may fail as well */
 };
+
+/* How many each client has. */
+static int vectors(const struct world *w)
+{
+	return atoi(w->setting->vectors);
+}
 
 /* Whether it is connected and has not been turned away. */
 static bool client_alive(const struct client *c)
 {
 	return c->sock >= 0 && !c->ended;
+}
+
+/* Whether a client takes what is for it. */
+static bool client_reads(const struct world *w, size_t place)
+{
+	return client_alive(&w->clients[place]) && !(w->idle && place == IDLER);
 }
 
 /* The clients that are there. */
@@ -365,60 +553,9 @@ static bool clients_agree(const struct world *w)
 	size_t others = clients_alive(w) - 1;
 
 	for (size_t i = 0; i < w->present; i++)
-		if (client_alive(&w->clients[i]) && !client_knows(&w->clients[i], &others))
+		if (client_reads(w, i) && !client_knows(&w->clients[i], &others))
 			return false;
 	return true;
-}
-
-/* Lets all clients read until they agree. Whatever is not exact is noted. */
-static bool clients_settle(struct world *w)
-{
-	int64_t deadline = deadline_in(PATIENCE);
-
-	do {
-		for (size_t i = 0; i < w->present; i++)
-			while (client_alive(&w->clients[i]) && client_step(&w->clients[i]) > 0)
-				;
-		if (clients_error(w->clients, w->present))
-			break;
-		if (clients_agree(w))
-			return true;
-	} while (deadline_ahead(deadline));
-	for (size_t i = 0; i < w->present; i++)
-		test_fail("client %d knows %zu others, %zu whole; %s", w->clients[i].id,
-			  w->clients[i].here, w->clients[i].whole, w->clients[i].error);
-	return false;
-}
-
-/* Everybody rings everybody, on every vector; each bell rings as often as it was rung. */
-static void bells_check(struct world *w)
-{
-	size_t others = clients_alive(w) - 1;
-
-	for (int v = 0; v < VECTORS; v++) {
-		for (size_t i = 0; i < w->present; i++)
-			for (size_t k = 0; k < w->present; k++)
-				if (i != k && client_alive(&w->clients[i]) &&
-				    client_alive(&w->clients[k]) &&
-				    !client_ring(&w->clients[i], w->clients[k].id, v))
-					test_fail("%d cannot ring %d", w->clients[i].id,
-						  w->clients[k].id);
-		for (size_t i = 0; i < w->present; i++)
-			if (client_alive(&w->clients[i]) &&
-			    client_rung(&w->clients[i], v) != others)
-				test_fail("the bell of %d was not rung %zu times", w->clients[i].id,
-					  others);
-	}
-}
-
-/* Connects the client of that place. */
-static void client_come(struct world *w, size_t place)
-{
-	if (!client_connect(&w->clients[place], w->server.socket,
-			    (struct client_options){.vectors = VECTORS, .keep = true}))
-		test_fail("%s", w->clients[place].error);
-	if (w->present <= place)
-		w->present = place + 1;
 }
 
 /*
@@ -434,28 +571,68 @@ static bool client_dropped(struct client *c)
 	return true;
 }
 
-/* A client comes, rings everybody and is rung, and goes. */
-static enum outcome visit(struct world *w)
+/* Lets the one that does not read do so once its connection has ended. */
+static void idler_look(struct world *w)
 {
-	struct client *newcomer = &w->clients[NEWCOMER];
-	enum outcome outcome;
-	size_t dropped;
+	struct client *c = &w->clients[IDLER];
+	struct pollfd end = {.fd = c->sock, .events = POLLRDHUP};
 
-	server_signal(&w->server, SIGUSR1);
-	client_come(w, NEWCOMER);
-	clients_drive(newcomer, 1, client_answered, NULL, PATIENCE);
-	dropped = client_dropped(newcomer);
-	clients_settle(w);
-	bells_check(w);
-	outcome = newcomer->phase == CLIENT_REFUSED ? TURNS_AWAY : JOINS;
-	client_free(newcomer);
-	w->present = RESIDENTS;
-	clients_settle(w);
-	for (size_t i = 0; i < RESIDENTS; i++)
-		dropped += client_dropped(&w->clients[i]);
-	if (dropped > 1)
-		test_fail("%zu clients were dropped", dropped);
-	return dropped > 0 ? DROPS : outcome;
+	if (!w->idle || poll(&end, 1, 0) <= 0)
+		return;
+	w->idle = false;
+	while (client_step(c) > 0)
+		;
+	client_dropped(c);
+}
+
+/* Lets all clients read until they agree. Whatever is not exact is noted. */
+static bool clients_settle(struct world *w)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+
+	do {
+		idler_look(w);
+		for (size_t i = 0; i < w->present; i++)
+			while (client_reads(w, i) && client_step(&w->clients[i]) > 0)
+				;
+		if (clients_error(w->clients, w->present))
+			break;
+		if (clients_agree(w))
+			return true;
+	} while (deadline_ahead(deadline));
+	for (size_t i = 0; i < w->present; i++)
+		test_fail("client %d knows %zu others, %zu whole; %s", w->clients[i].id,
+			  w->clients[i].here, w->clients[i].whole, w->clients[i].error);
+	return false;
+}
+
+/* All who read ring each other, on every vector; each bell rings as often as it was rung. */
+static void bells_check(struct world *w)
+{
+	size_t others = clients_alive(w) - 1 - w->idle;
+
+	for (int v = 0; v < vectors(w); v++) {
+		for (size_t i = 0; i < w->present; i++)
+			for (size_t k = 0; k < w->present; k++)
+				if (i != k && client_reads(w, i) && client_reads(w, k) &&
+				    !client_ring(&w->clients[i], w->clients[k].id, v))
+					test_fail("%d cannot ring %d", w->clients[i].id,
+						  w->clients[k].id);
+		for (size_t i = 0; i < w->present; i++)
+			if (client_reads(w, i) && client_rung(&w->clients[i], v) != others)
+				test_fail("the bell of %d was not rung %zu times", w->clients[i].id,
+					  others);
+	}
+}
+
+/* Connects the client of that place. */
+static void client_come(struct world *w, size_t place)
+{
+	if (!client_connect(&w->clients[place], w->server.socket,
+			    (struct client_options){.vectors = vectors(w), .keep = true}))
+		test_fail("%s", w->clients[place].error);
+	if (w->present <= place)
+		w->present = place + 1;
 }
 
 /* The log since the fault; the caller frees it. */
@@ -465,7 +642,82 @@ static char *log_new(const struct world *w)
 
 	text = strdup(log && strlen(log) >= w->logged ? log + w->logged : "");
 	free(log);
+	if (!text)
+		test_abort("no memory");
 	return text;
+}
+
+/* Waits until the log says something, since the fault. */
+static bool log_wait(const struct world *w, const char *text)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+	bool found = false;
+
+	do {
+		char *log = log_new(w);
+
+		found = strstr(log, text);
+		free(log);
+	} while (!found && deadline_ahead(deadline));
+	return found;
+}
+
+/* The supervisor has all who are there, and nobody else: what was not told at once is told soon. */
+static void store_check(const struct world *w)
+{
+	size_t here = clients_alive(w);
+
+	if (!supervisor_wait(supervisor, "node-*", here, PATIENCE))
+		test_fail("%zu nodes are there, and %zu stored", here,
+			  supervisor_count(supervisor, "node-*"));
+	if (supervisor_error(supervisor))
+		test_fail("the supervisor was told: %s", supervisor_error(supervisor));
+}
+
+/* The same for one of the residents, which the log has to name then. */
+static bool resident_dropped(struct world *w, size_t place)
+{
+	struct client *c = &w->clients[place];
+	char named[32];
+
+	if (!client_dropped(c))
+		return false;
+	snprintf(named, sizeof(named), "ID %d left: ", c->id);
+	if (!log_wait(w, c->id < 0 ? " left: " : named))
+		test_fail("%d was cut off without a word", c->id);
+	return true;
+}
+
+/* Who has connected rings everybody and is rung, and goes. */
+static enum outcome newcomer_meets(struct world *w)
+{
+	struct client *newcomer = &w->clients[NEWCOMER];
+	enum outcome outcome;
+	size_t dropped;
+
+	clients_drive(newcomer, 1, client_answered, NULL, PATIENCE);
+	dropped = client_dropped(newcomer);
+	clients_settle(w);
+	bells_check(w);
+	store_check(w);
+	outcome = newcomer->phase == CLIENT_REFUSED ? TURNS_AWAY : JOINS;
+	client_free(newcomer);
+	w->present = RESIDENTS;
+	clients_settle(w);
+	for (size_t i = 0; i < RESIDENTS; i++)
+		dropped += resident_dropped(w, i);
+	store_check(w);
+	if (dropped > 1)
+		test_fail("%zu clients were dropped", dropped);
+	return dropped > 0 ? DROPS : outcome;
+}
+
+/* A client comes, rings everybody and is rung, and goes. */
+static enum outcome visit(struct world *w)
+{
+	server_signal(&w->server, SIGUSR1);
+	client_come(w, NEWCOMER);
+	return newcomer_meets(w);
 }
 
 static bool server_alive(struct world *w)
@@ -539,22 +791,47 @@ static void children_await(const struct world *w)
 		;
 }
 
-/* Starts a server, and the clients that stay. */
-static void world_open(struct world *w)
+/* Starts the server, which may be one that takes over, with or without waiting for it. */
+static bool world_start(struct world *w, bool (*start)(struct server *s, const char *const *args))
 {
 	struct group *group = getgrgid(getegid());
+	const char *args[] = {"-f", "memory",  "-n", w->setting->vectors,          "-y", "86400",
+			      "-i", "pidfile", "-g", group ? group->gr_name : "0", NULL};
 
-	*w = (struct world){.server.descriptors = {DESCRIPTORS, DESCRIPTORS}};
-	if (!server_start(&w->server, SERVER_ARGS("-f", "memory", "-n", "2", "-y", "86400", "-i",
-						  "pidfile", "-g", group ? group->gr_name : "0")))
+	if (w->setting->unprivileged) /* no member of it */
+		args[8] = NULL;
+	return start(&w->server, args);
+}
+
+/* Another takes the place of the client that may not read, and does not. */
+static void idler_come(struct world *w)
+{
+	if (!w->setting->idle)
+		return;
+	client_free(&w->clients[IDLER]);
+	clients_settle(w);
+	client_come(w, IDLER);
+	w->idle = true;
+	clients_settle(w);
+}
+
+/* Starts a server, and the clients that stay. */
+static void world_open(struct world *w, const struct setting *setting)
+{
+	*w = (struct world){.setting = setting,
+			    .server = {.descriptors = {setting->descriptors, setting->descriptors},
+				       .unprivileged = setting->unprivileged,
+				       .supervisor = supervisor}};
+	supervisor_forget();
+	if (!world_start(w, server_start))
 		test_abort(w->server.error);
 	for (size_t i = 0; i < RESIDENTS; i++)
 		client_come(w, i);
 	clients_settle(w);
 	visit(w);
+	idler_come(w);
 	children_await(w);
 	w->descriptors = server_descriptors(&w->server);
-	supervisor_forget();
 }
 
 static void world_close(struct world *w)
@@ -563,15 +840,112 @@ static void world_close(struct world *w)
 	server_remove(&w->server);
 }
 
+static void world_renew(struct world *w)
+{
+	world_close(w);
+	world_open(w, w->setting);
+}
+
+/*
+ * Taking over
+ */
+
+/* Kills the server while nothing is under way, and holds the next at its first instruction. */
+static void successor_hold(struct world *w)
+{
+	char *log = server_log(&w->server);
+
+	w->logged = log ? strlen(log) : 0;
+	free(log);
+	store_check(w);
+	/* Signals are taken when all is sent that can be. */
+	server_signal(&w->server, SIGUSR1);
+	if (!log_wait(w, "joined so far"))
+		test_fail("USR1 is not answered");
+	log = log_new(w);
+	if (w->idle && strstr(log, " joined so far, 0 messages waiting"))
+		test_fail("the socket of the client that does not read is not full: %s", log);
+	free(log);
+	server_signal(&w->server, SIGKILL);
+	server_wait(&w->server, PATIENCE);
+	client_come(w, NEWCOMER);
+	w->server.held = true;
+	if (!world_start(w, server_spawn))
+		test_abort(w->server.error);
+	w->server.held = false;
+}
+
+/* Lets it take over, or be refused. Who has connected meanwhile is served then. */
+static enum outcome take_over(struct world *w)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+	bool ready = false;
+	int status;
+
+	server_signal(&w->server, SIGCONT);
+	do {
+		char *log = log_new(w);
+
+		if (waitpid(w->server.pid, &status, WNOHANG) == w->server.pid) {
+			w->server.pid = 0;
+			w->status = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+			free(log);
+			return w->status > 0 ? REFUSES : DIES;
+		}
+		ready = strstr(log, "connect a node:") || supervisor_ready();
+		free(log);
+	} while (!ready && deadline_ahead(deadline));
+	if (!ready)
+		test_fail("it neither serves nor ends");
+	return ready ? newcomer_meets(w) : DIES;
+}
+
+/* After a start that was refused, the next must find all that the first did. */
+static void take_over_next(struct world *w)
+{
+	char *log = server_log(&w->server), text[64];
+
+	w->logged = log ? strlen(log) : 0;
+	free(log);
+	if (!world_start(w, server_start)) {
+		test_fail("after a start that was refused, none can take over: %s",
+			  w->server.error);
+		return;
+	}
+	if (newcomer_meets(w) != JOINS)
+		test_fail("after a start that was refused, not all are taken over");
+	snprintf(text, sizeof(text), "took over %d nodes", RESIDENTS);
+	log = log_new(w);
+	if (!strstr(log, text) || strstr(log, "restart the node"))
+		test_fail("after a start that was refused: %s", log);
+	free(log);
+}
+
+/*
+ * Faults
+ */
+
+/* Waits until it has no more descriptors than before: one that is only useful may be missing. */
+static bool descriptors_settle(const struct world *w)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+	bool fine;
+
+	while (!(fine = server_descriptors(&w->server) <= w->descriptors + w->leaked) &&
+	       deadline_ahead(deadline))
+		;
+	return fine;
+}
+
 /* After a fault: whoever was dropped comes back, and then all must be as ever. */
 static void world_check(struct world *w)
 {
 	if (!server_alive(w)) {
 		test_fail("the server is gone");
-		world_close(w);
-		world_open(w);
+		world_renew(w);
 		return;
 	}
+	w->idle = false;
 	for (size_t i = 0; i < RESIDENTS; i++)
 		if (!client_alive(&w->clients[i])) {
 			client_free(&w->clients[i]);
@@ -579,8 +953,9 @@ static void world_check(struct world *w)
 		}
 	if (visit(w) != JOINS)
 		test_fail("afterwards, no client can join");
+	idler_come(w);
 	children_await(w);
-	if (!server_descriptors_wait(&w->server, w->descriptors + w->leaked, PATIENCE))
+	if (!descriptors_settle(w))
 		test_fail("%d descriptors, before there were %d", server_descriptors(&w->server),
 			  w->descriptors + w->leaked);
 }
@@ -603,18 +978,22 @@ static enum outcome phase_run(const struct phase *phase, struct world *w, const 
 {
 	struct strace strace;
 	enum outcome outcome;
-	char *log = server_log(&w->server);
+	char *log;
 	size_t times;
 
+	if (phase->prepare)
+		phase->prepare(w);
+	log = server_log(&w->server);
 	w->logged = log ? strlen(log) : 0;
 	free(log);
-	supervisor_forget();
+	supervisor_ready();
 	if (!strace_attach(&strace, w->server.pid, strace_log, fault))
 		test_abort("cannot attach strace");
 	for (int i = 0; i < ATTEMPTS; i++) {
 		outcome = phase->act(w);
 		children_await(w);
-		if (!fault->call || !phase->repeats || outcome == DIES || injected(&times))
+		if (!fault->call || phase->prepare || !phase->repeats || outcome == DIES ||
+		    injected(&times))
 			break;
 	}
 	strace_detach(&strace);
@@ -624,11 +1003,17 @@ static enum outcome phase_run(const struct phase *phase, struct world *w, const 
 }
 
 /* What is going on while a call is made, in the words of the rules. */
-static const char *phase_now(const struct phase *phase, const struct call *c, bool child)
+static const char *phase_now(const struct phase *phase, const struct calls *calls,
+			     const struct call *c, bool child)
 {
-	if (phase->act != restart)
+	if (phase->act == restart)
+		return child ? "checking" : c->after_exec ? "resuming" : "restarting";
+	if (phase->act != take_over)
 		return phase->name;
-	return child ? "checking" : c->after_exec ? "resuming" : "restarting";
+	for (const struct call *i = calls->list; i < c; i++)
+		if (i->own && (strstr(i->text, ": took over ") || !strcmp(i->name, "accept4")))
+			return "serving";
+	return phase->name;
 }
 
 /*
@@ -647,20 +1032,27 @@ static bool fault_try(const struct phase *phase, struct world *w, const struct f
 
 	r.outcome = phase_run(phase, w, fault, &calls);
 	c = calls_injected(&calls, &times);
-	now = c ? phase_now(phase, c, fault->children) : phase->name;
+	now = c ? phase_now(phase, &calls, c, fault->children) : phase->name;
 	hit = c && times == 1 && c->own &&
 	      rule_find(rules, now, &calls, c, fault->error)->outcome != NEVER;
+	r.status = w->status;
 	r.log = log = log_new(w);
 	if (hit)
 		fault_check(rules, now, &calls, fault, &r);
-	/* An exec closes what was left open before. */
-	w->leaked = c && !strcmp(c->name, "close") && (r.outcome != RESTARTS || c->after_exec);
+	if (r.outcome == REFUSES && r.status != (strstr(log, "--help") ? 2 : EXIT_FAILURE))
+		test_fail("%s %u %s: ends with status %d", fault->call, fault->nth, fault->error,
+			  r.status);
+	if (r.outcome == DROPS && !strcmp(now, "takeover") && !strstr(log, "restart the node"))
+		test_fail("nobody was told to restart a node: %s", log);
+	/* An exec closes what was left open before, as an end does. */
+	w->leaked = c && !strcmp(c->name, "close") && (r.outcome != RESTARTS || c->after_exec) &&
+		    r.outcome != REFUSES;
+	if (r.outcome == REFUSES)
+		take_over_next(w);
 	if (phase->repeats && (hit || server_alive(w)))
 		world_check(w);
-	if (!phase->repeats || !server_alive(w) || w->leaked) {
-		world_close(w);
-		world_open(w);
-	}
+	if (!phase->repeats || !server_alive(w) || w->leaked)
+		world_renew(w);
 	calls_free(&calls);
 	free(log);
 	return hit;
@@ -676,12 +1068,10 @@ static void phase_learn(const struct phase *phase, struct world *w, bool childre
 {
 	calls_free(calls);
 	phase_run(phase, w, &(struct fault){.children = children}, calls);
-	if (phase->repeats) {
+	if (phase->repeats)
 		world_check(w);
-	} else {
-		world_close(w);
-		world_open(w);
-	}
+	else
+		world_renew(w);
 }
 
 /* The nth call of that name which the program makes itself. NULL: there is none. */
@@ -707,7 +1097,7 @@ static const struct call *call_at(const struct calls *calls, bool children, cons
 static bool call_fails_alone(const struct phase *phase, const struct calls *calls, bool children,
 			     const struct call *c, const char *error)
 {
-	const char *now = phase_now(phase, c, children);
+	const char *now = phase_now(phase, calls, c, children);
 	unsigned int others = 0;
 
 	for (size_t i = 0; i < calls->n; i++)
@@ -762,7 +1152,7 @@ static void phase_test(const struct phase *phase, bool children)
 	struct world w;
 	struct calls calls = {0}, all = {0};
 
-	world_open(&w);
+	world_open(&w, phase->setting);
 	phase_learn(phase, &w, children, &all);
 	calls_name(&all);
 	test_end("%s%s: every call is in the table", phase->name, children ? " (child)" : "");
@@ -775,10 +1165,25 @@ static void phase_test(const struct phase *phase, bool children)
 	world_close(&w);
 }
 
+static const struct setting usual = {.vectors = "2", .descriptors = 4096};
+
+/* A socket holds 17 messages then, and a greeting has 3 + 6 * 3. */
+static const struct setting narrow = {
+	.vectors = "6", .descriptors = 17 * 64, .unprivileged = true, .idle = true};
+
 static const struct phase phases[] = {
-	{"serving", visit, true},
-	{"restarting", restart, true},
-	{"ending", end, false},
+	{.name = "serving", .setting = &usual, .act = visit, .repeats = true, .children = true},
+	{.name = "restarting",
+	 .setting = &usual,
+	 .act = restart,
+	 .repeats = true,
+	 .children = true},
+	{.name = "takeover",
+	 .setting = &narrow,
+	 .prepare = successor_hold,
+	 .act = take_over,
+	 .repeats = true},
+	{.name = "ending", .setting = &usual, .act = end},
 };
 
 /*
@@ -816,11 +1221,11 @@ static void memory_test_restart(void)
 {
 	struct fault fault = {
 		.call = "brk mmap", .error = "ENOMEM", .nth = 1, .onwards = true, .children = true};
-	const struct phase phase = {"restarting", restart, false};
+	const struct phase phase = {.name = "restarting", .act = restart};
 	struct calls calls;
 	struct world w;
 
-	world_open(&w);
+	world_open(&w, &usual);
 	if (phase_run(&phase, &w, &fault, &calls) != STAYS)
 		test_fail("it does not go on without a restart");
 	world_check(&w);
@@ -844,16 +1249,18 @@ int main(void)
 	const char *folder = getenv("TEST_DIR");
 
 	descriptors_allow();
+	/* What we were started with is not for servers that fail to close it. */
+	close_range(STDERR_FILENO + 1, UINT_MAX, CLOSE_RANGE_CLOEXEC);
 	if (!strace_works())
 		return matrix_close();
 	if (!folder || snprintf(strace_log, sizeof(strace_log), "%s/strace", folder) >=
 			       (int)sizeof(strace_log))
 		test_abort("no $TEST_DIR");
 	matrix_open("faults-serve");
-	supervisor_begin();
+	supervisor = supervisor_begin();
 	for (size_t i = 0; i < sizeof(phases) / sizeof(phases[0]); i++) {
 		phase_test(&phases[i], false);
-		if (phases[i].act != end)
+		if (phases[i].children)
 			phase_test(&phases[i], true);
 	}
 	memory_test();

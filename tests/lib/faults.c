@@ -68,11 +68,13 @@ static const struct {
 	{"connect", "EACCES EPERM EAGAIN EINTR ENOENT"},
 	{"accept4", "EMFILE ENFILE ENOBUFS ENOMEM ECONNABORTED EPERM EPROTO EINTR EAGAIN"},
 	{"recvfrom", "EINTR ENOMEM EAGAIN ENOBUFS ECONNRESET"},
+	{"recvmsg", "EAGAIN EINTR ENOMEM ENOBUFS"},
 	{"socketpair", "EMFILE ENFILE ENOBUFS ENOMEM"},
 	{"sendmsg", "EAGAIN ENOBUFS ENOMEM EACCES EPERM ECONNREFUSED EINTR ETOOMANYREFS"},
 	{"sendmmsg", "EAGAIN EINTR ENOBUFS ENOMEM ETOOMANYREFS EPIPE ECONNRESET"},
 	{"shutdown", "ENOTCONN"},
 	{"getsockopt", "ENOBUFS ENOPROTOOPT"},
+	{"getsockname", "ENOBUFS"},
 	{"setsockopt", "ENOBUFS ENOMEM"},
 	{"pselect6 select", "EINTR ENOMEM"},
 	/* Processes. */
@@ -460,12 +462,13 @@ void matrix_open(const char *name)
 
 static struct supervisor *supervisor;
 
-void supervisor_begin(void)
+struct supervisor *supervisor_begin(void)
 {
 	supervisor = supervisor_start();
 	if (!supervisor)
 		test_abort("no supervisor");
 	setenv("NOTIFY_SOCKET", supervisor_path(supervisor), 1);
+	return supervisor;
 }
 
 bool supervisor_ready(void)

@@ -13,6 +13,8 @@
 #include <stdio.h>
 #include <sys/types.h>
 
+struct supervisor;
+
 /* Which call fails, counted in each process from the start of strace on. */
 struct fault {
 	const char *call;  /* NULL: nothing fails; or two words for two calls */
@@ -89,8 +91,8 @@ void calls_free(struct calls *calls);
 /* The call that was made to fail; NULL: none yet, the last of them if there are more. */
 const struct call *calls_injected(const struct calls *calls, size_t *times);
 
-/* Makes us the supervisor of all servers that we start: it stands in $NOTIFY_SOCKET. */
-void supervisor_begin(void);
+/* Makes us the supervisor of all servers that we start: it stands in $NOTIFY_SOCKET. Returns it. */
+struct supervisor *supervisor_begin(void);
 
 /* Whether one of them has told us that it is ready, since we were last asked. */
 bool supervisor_ready(void);
