@@ -306,7 +306,9 @@ static void store_settles(size_t own)
 	assert_that(supervisor_wait(supervisor, "node-*", count, PATIENCE),
 		    "%zu nodes are stored, and %zu are there: %s",
 		    supervisor_count(supervisor, "node-*"), count, log_end());
-	assert_int_equal(supervisor_count(supervisor, "*"), own + count);
+	assert_that(supervisor_wait(supervisor, "*", own + count, PATIENCE),
+		    "%zu descriptors are stored, of %zu nodes and the server",
+		    supervisor_count(supervisor, "*"), count);
 }
 
 /*
@@ -846,6 +848,99 @@ static void a_socket_that_somebody_removed(void **state)
 	assert_int_equal(access(server.socket, F_OK), -1);
 }
 
+/* Processor time that the server has used, in clock ticks. */
+static long server_ticks(void)
+{
+	char path[64], *text;
+	long user = -1, system = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)server.pid);
+	text = file_text(path);
+	assert_non_null(text);
+	assert_int_equal(sscanf(strrchr(text, ')'),
+				") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u "
+				"%ld %ld",
+				&user, &system),
+			 2);
+	free(text);
+	return user + system;
+}
+
+/* Has nothing to do for a second, and does nothing. */
+static void server_rests(void)
+{
+	long before = server_ticks();
+
+	sleep(1);
+	assert_in_range(server_ticks() - before, 0, sysconf(_SC_CLK_TCK) / 4);
+}
+
+/* The nodes are kept where no socket can be made, and who waited at the old one is served. */
+static void a_socket_that_cannot_be_made(void **state)
+{
+	char folder[sizeof(server.folder) + 8];
+
+	(void)state;
+	server_up(TWO);
+	somebody_joins(0, two);
+	server_kill();
+	somebody_connects(two);
+	snprintf(folder, sizeof(folder), "%s/new", server.folder);
+	snprintf(server.socket, sizeof(server.socket), "%s/new/sock", server.folder);
+	server_up(TWO);
+	everybody_agrees();
+	server_rests();
+	assert_int_equal(mkdir(folder, 0755), 0);
+	logged_wait(came, "listening on");
+	somebody_joins(0, two);
+	everybody_agrees();
+	store_settles(OWN);
+	all_end();
+}
+
+/* A ledger that nobody can read: all is lost but the socket, and who waits there. */
+static void another_ledger(void **state)
+{
+	const uint32_t layout = 99;
+	char path[64], target[64];
+	bool written = false;
+	ssize_t n;
+	int fd;
+
+	(void)state;
+	server_up(TWO);
+	for (int i = 0; i < 3; i++)
+		somebody_joins(0, two);
+	for (int number = 3; number < 64; number++) {
+		snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)server.pid, number);
+		n = readlink(path, target, sizeof(target) - 1);
+		target[n < 0 ? 0 : n] = '\0';
+		if (strncmp(target, "/memfd:tm_ivshmem", 17) != 0)
+			continue;
+		fd = open(path, O_RDWR | O_CLOEXEC);
+		written = pwrite(fd, &layout, sizeof(layout), 8) == sizeof(layout);
+		close(fd);
+	}
+	assert_true(written);
+	server_kill();
+	somebody_connects(two);
+	server_up(TWO);
+	logged_wait(came, "3 nodes are let go");
+	for (int i = 0; i < 3; i++) {
+		assert_that(clients_drive(clients, 1, client_ended, NULL, PATIENCE), "%s",
+			    clients[0].error);
+		somebody_goes(0);
+	}
+	somebody_joins(0, two);
+	everybody_agrees();
+	server_rests();
+	store_settles(OWN);
+	server_kill();
+	successor_up(TWO, 2);
+	everybody_agrees();
+	all_end();
+}
+
 /*
  * Supervisors that are slow, full or gone
  */
@@ -1288,6 +1383,8 @@ int main(void)
 		takeover_test(another_object_at_the_same_path),
 		takeover_test(another_socket),
 		takeover_test(a_socket_that_somebody_removed),
+		takeover_test(a_socket_that_cannot_be_made),
+		takeover_test(another_ledger),
 		takeover_test(a_slow_supervisor_keeps_nobody_waiting),
 		takeover_test(who_is_not_stored_is_let_go),
 		takeover_test(few_descriptors),
