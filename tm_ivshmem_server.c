@@ -41,6 +41,7 @@
 #include <limits.h>
 #include <linux/magic.h>
 #include <linux/sockios.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -123,6 +124,10 @@ struct options {
 
 #define NOBODY ((gid_t)-1)
 
+/* Peers stand below this: also a process that takes over, when all these numbers have been taken,
+ * is to have some for what select is to look at. */
+#define PEERS_END (FD_SETSIZE - 8)
+
 /* What a peer has been told: it follows from this what it is to be told next (message_next). */
 struct place {
 	uint32_t head;       /* messages of the greeting's beginning: version, ID, memory */
@@ -161,6 +166,8 @@ enum timer {
 	TIMERS,
 };
 
+#define SOCKET_NOWHERE UINT64_MAX
+
 /* What of our own a supervisor keeps for us, and what that is called there. */
 enum own { OWN_LEDGER, OWN_OBJECT, OWN_LOCK, OWN_LISTENER, OWNS };
 static const char *const own_names[OWNS] = {"ledger", "object", "lock", "our-listener"};
@@ -196,7 +203,8 @@ struct ledger {
 	int32_t signals;                 /* the signalfd */
 	int32_t ends;                    /* an epoll descriptor, readable when a peer has gone */
 	int32_t flush_due;               /* the object is to be flushed, once no child does so */
-	uint64_t socket_dev, socket_ino; /* which socket is ours, among all that may stand there */
+	uint64_t socket_dev, socket_ino; /* which socket is ours, among all that may stand there; 0:
+					    a supervisor's; SOCKET_NOWHERE: none, to be made */
 	int64_t timers[8];
 	int32_t flusher;            /* the child that flushes the object; 0: none */
 	uint32_t slots;             /* no peer has stood at this number, or beyond */
@@ -1315,7 +1323,7 @@ static bool signals_pending(void)
 	sigset_t set;
 
 	return sigpending(&set) == 0 && (sigismember(&set, SIGTERM) || sigismember(&set, SIGINT) ||
-					 sigismember(&set, SIGQUIT));
+					 sigismember(&set, SIGQUIT) || sigismember(&set, SIGUSR2));
 }
 
 /* Reserves every block, in steps, so that it can be seen and ended. */
@@ -1643,15 +1651,26 @@ static void socket_owner(const char *path, char *who, size_t room)
 }
 
 /*
- * Makes the path free for our socket: removes a stale one, refuses everything else. A server that
- * lives is found by connecting a datagram socket, which its clients do not notice: the kernel says
- * EPROTOTYPE where somebody listens, ECONNREFUSED where nobody does.
+ * Finds out whether somebody has the socket at a path, by connecting a datagram socket, which no
+ * server notices. Returns the errno: EPROTOTYPE where it lives, ECONNREFUSED where it is stale.
  */
-static bool socket_path_free(const char *path)
+static int socket_probe(const char *path)
 {
 	struct sockaddr_un address = socket_address(path);
-	int probe, error = 0;
+	int probe = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), error = 0;
+
+	if (probe < 0 || connect(probe, (struct sockaddr *)&address, sizeof(address)) < 0)
+		error = errno;
+	if (probe >= 0)
+		close(probe);
+	return error;
+}
+
+/* Makes the path free for our socket: removes a stale one, refuses everything else. */
+static bool socket_path_free(const char *path)
+{
 	struct stat st;
+	int error;
 	char who[32];
 
 	if (lstat(path, &st) < 0)
@@ -1659,13 +1678,7 @@ static bool socket_path_free(const char *path)
 	if (!S_ISSOCK(st.st_mode))
 		return complain("%s exists and is not a socket: choose another path with -%c", path,
 				typed('p'));
-	probe = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (probe < 0)
-		return fail("cannot create a socket");
-	if (connect(probe, (struct sockaddr *)&address, sizeof(address)) < 0)
-		error = errno;
-	close(probe);
-	errno = error;
+	errno = error = socket_probe(path);
 	if (error == 0 || error == EPROTOTYPE) {
 		socket_owner(path, who, sizeof(who));
 		return complain(
@@ -2449,7 +2462,7 @@ static void client_welcome(struct server *s, int sock)
 		close(sock);
 		return;
 	}
-	if (sock >= FD_SETSIZE) {
+	if (sock >= PEERS_END) {
 		client_refuse(s, sock, "no more peers fit into one server");
 		return;
 	}
@@ -2795,8 +2808,9 @@ static bool signals_open(struct server *s)
  */
 static void server_stop(struct server *s, const char *why)
 {
-	if (s->stop_at)
+	if (s->stop_at && !s->handover)
 		return;
+	s->handover = false;
 	s->leave_waiting = !s->ledger->socket_ino;
 	if (s->ledger->store < 0)
 		say("%s: ending", why);
@@ -2949,7 +2963,7 @@ static void server_wait(struct server *s, fd_set *readable, fd_set *writable)
 	FD_SET(l->ends, readable);
 	if (l->watch >= 0)
 		FD_SET(l->watch, readable);
-	if (!l->timers[TIMER_ACCEPT] && !s->stop_at)
+	if (!l->timers[TIMER_ACCEPT] && !s->stop_at && l->socket_ino != SOCKET_NOWHERE)
 		FD_SET(l->listener, readable);
 	if (select(FD_SETSIZE, readable, writable, NULL, wait < 0 ? NULL : &timeout) >= 0)
 		return;
@@ -3031,6 +3045,9 @@ static unsigned int passed_count(void)
 	    number != (uint64_t)getpid() || !count || !digits_parse(count, &number, &end) || *end ||
 	    number > INT_MAX / 2)
 		return 0;
+	for (unsigned int i = 0; i < number; i++) /* before any of ours can get such a number */
+		if (fcntl(STDERR_FILENO + 1 + (int)i, F_SETFD, FD_CLOEXEC) < 0)
+			return i;
 	return (unsigned int)number;
 }
 
@@ -3064,7 +3081,8 @@ static bool passed_take(struct passed *in, int fd, const char *name)
 			return true;
 		}
 	if (!strncmp(name, PARCEL, strlen(PARCEL)) &&
-	    digits_parse(name + strlen(PARCEL), &in->parcels[in->count].serial, &end) && !*end) {
+	    digits_parse(name + strlen(PARCEL), &in->parcels[in->count].serial, &end) && !*end &&
+	    in->parcels[in->count].serial > 0) {
 		in->parcels[in->count++].fd = fd;
 		return true;
 	}
@@ -3095,7 +3113,6 @@ static bool passed_sort(struct passed *in, unsigned int count)
 		int fd = STDERR_FILENO + 1 + (int)i;
 
 		name = strsep(&names, ":");
-		fcntl(fd, F_SETFD, FD_CLOEXEC);
 		fine = passed_take(in, fd, name ? name : "") && fine;
 	}
 	unsetenv("LISTEN_PID");
@@ -3104,19 +3121,19 @@ static bool passed_sort(struct passed *in, unsigned int count)
 	return fine;
 }
 
-/* Moves all that is open to numbers at which no peer stands. */
+/* Moves all that is open to numbers at which no peer stands, out of select's range if possible. */
 static void passed_make_room(struct server *s, struct passed *in)
 {
-	int from = (int)s->ledger->slots;
+	int *const own[] = {&in->own[OWN_LEDGER],   &in->own[OWN_OBJECT], &in->own[OWN_LOCK],
+			    &in->own[OWN_LISTENER], &in->listener,	  &s->null,
+			    &s->spare,		    &s->supervisor.sock};
+	const size_t owns = sizeof(own) / sizeof(own[0]);
 
-	for (enum own i = 0; i < OWNS; i++)
-		in->own[i] = descriptor_raise(in->own[i], from);
-	for (size_t i = 0; i < in->count; i++)
-		in->parcels[i].fd = descriptor_raise(in->parcels[i].fd, from);
-	in->listener = descriptor_raise(in->listener, from);
-	s->null = descriptor_raise(s->null, from);
-	s->spare = descriptor_raise(s->spare, from);
-	s->supervisor.sock = descriptor_raise(s->supervisor.sock, from);
+	for (size_t i = 0; i < owns + in->count; i++) {
+		int *fd = i < owns ? own[i] : &in->parcels[i - owns].fd;
+
+		*fd = descriptor_raise(descriptor_raise(*fd, FD_SETSIZE), (int)s->ledger->slots);
+	}
 	s->ledger_fd = in->own[OWN_LEDGER];
 }
 
@@ -3225,7 +3242,7 @@ static void peers_inherit(struct server *s, struct passed *in)
 
 		if (sock >= 0 && parcel_place(s, parcel->fd, sock))
 			FD_SET(sock, &open);
-		else if (sock < 0 && parcel->serial >= s->ledger->joins &&
+		else if (sock < 0 && parcel->serial == s->ledger->joins &&
 			 !peer_departed(s->ledger, parcel->serial))
 			in->ungreeted = parcel;
 	}
@@ -3290,7 +3307,7 @@ static void ledger_adopt(struct server *s, const struct passed *in)
 	for (int sock = 0; sock < (int)l->slots; sock++)
 		memset(peer_at(s, sock)->eventfds, -1, l->vectors * sizeof(int32_t));
 	if (!l->socket_ino) /* it was removed at the end */
-		l->socket_ino = UINT64_MAX;
+		l->socket_ino = SOCKET_NOWHERE;
 }
 
 /* Lets all peers go, and makes a ledger for our options. The supervisor hears of those who left. */
@@ -3321,19 +3338,25 @@ static bool ledger_replace(struct server *s)
 static bool ledger_renounce(struct server *s, const struct passed *in)
 {
 	struct ledger *l;
+	struct stat st;
+	char *path;
 
 	if (!ledger_create(s))
 		return false;
 	l = s->ledger;
-	for (size_t i = 0; i < in->count; i++) {
-		supervisor_drop(s, parcel_name(in->parcels[i].serial).text);
+	for (size_t i = 0; i < in->count; i++)
 		if (in->parcels[i].serial > l->joins)
 			l->joins = in->parcels[i].serial; /* so no other gets its name */
-	}
 	if (in->own[OWN_LISTENER] >= 0) {
 		l->listener = in->own[OWN_LISTENER];
 		l->kept[OWN_LISTENER] = KEPT;
-		l->socket_ino = UINT64_MAX; /* which file is its own is not known */
+		l->socket_ino = SOCKET_NOWHERE;
+		path = listener_path(l->listener);
+		if (path && lstat(path, &st) == 0) {
+			l->socket_dev = st.st_dev;
+			l->socket_ino = st.st_ino;
+		}
+		free(path);
 	}
 	return in->count == 0 || !complain("%zu nodes are let go: restart them", in->count);
 }
@@ -3377,8 +3400,11 @@ static bool server_inherit(struct server *s, struct passed *in)
 		return false;
 	if (in->ungreeted)
 		parcel_join(s, in->ungreeted);
-	for (size_t i = 0; i < in->count; i++)
+	for (size_t i = 0; i < in->count; i++) {
+		if (peer_find(s, in->parcels[i].serial) < 0)
+			supervisor_drop(s, parcel_name(in->parcels[i].serial).text);
 		close(in->parcels[i].fd);
+	}
 	return true;
 }
 
@@ -3446,13 +3472,15 @@ static void socket_adopt(struct server *s, int passed)
 
 /*
  * Whether the listening socket that was taken over is where the options want it, and for whom:
- * group could connect there.
+ * group could connect there. It may have been shut down, or the file be that of one which was lost.
  */
 static bool listener_fits(const struct server *s, uint32_t group)
 {
 	char *path = listener_path(s->ledger->listener);
+	struct pollfd ended = {.fd = s->ledger->listener};
 	bool fits = path && !strcmp(path, s->opt.socket) && s->ledger->group == group &&
-		    socket_stands(s);
+		    socket_stands(s) && socket_probe(path) == EPROTOTYPE &&
+		    poll(&ended, 1, 0) == 0;
 
 	free(path);
 	return fits;
@@ -3468,7 +3496,8 @@ static void listener_retire(struct server *s)
 		s->opt.socket = path;
 	socket_remove(s);
 	s->opt.socket = wanted;
-	s->ledger->socket_ino = UINT64_MAX; /* no file is ours now */
+	s->ledger->socket_ino = SOCKET_NOWHERE;
+	peers_accept(s, true);
 	free(path);
 }
 
