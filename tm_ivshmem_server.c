@@ -173,9 +173,6 @@ enum own { OWN_LEDGER, OWN_OBJECT, OWN_LOCK, OWN_LISTENER, OWNS };
 static const char *const own_names[OWNS] = {"ledger", "object", "lock", "our-listener"};
 #define PARCEL "node-" /* and a serial number: what the parcel of a peer is called */
 
-/* What the supervisor has by such a name: nothing, what is to be dropped, or what is right. */
-enum kept { KEPT_NOTHING, KEPT_OLD, KEPT };
-
 #define LEDGER_MAGIC         UINT64_C(0x72656764656c6d74)
 #define LEDGER_LAYOUT        2
 #define LEDGER_LAYOUT_BEFORE 1 /* of version 1.1: ledger_renew */
@@ -213,7 +210,7 @@ struct ledger {
 	struct departure ring[IDS]; /* the last of them, the nth at n % IDS */
 	uint64_t forgotten;         /* departures of which the supervisor has been told */
 	uint64_t object_name;       /* text_hash of what the options call the object */
-	uint8_t kept[OWNS];         /* an enum kept for each */
+	uint8_t kept[OWNS]; /* what the supervisor has by this name, if anything, is right */
 };
 
 _Static_assert(TIMERS <= 8 && sizeof(struct place) == 24 && sizeof(struct peer) == 56 &&
@@ -1994,15 +1991,10 @@ static bool supervisor_begin(struct server *s)
 	const int own[OWNS] = {s->ledger_fd, l->store, l->lock, l->socket_ino ? l->listener : -1};
 
 	for (enum own i = 0; i < OWNS; i++) {
-		if (l->kept[i] == KEPT_OLD && !supervisor_drop(s, own_names[i]))
+		if (!l->kept[i] && (!supervisor_drop(s, own_names[i]) ||
+				    (own[i] >= 0 && !supervisor_store(s, own[i], own_names[i]))))
 			return false;
-		if (l->kept[i] == KEPT_OLD)
-			l->kept[i] = KEPT_NOTHING;
-		if (l->kept[i] == KEPT_NOTHING && own[i] >= 0 &&
-		    !supervisor_store(s, own[i], own_names[i]))
-			return false;
-		if (own[i] >= 0)
-			l->kept[i] = KEPT;
+		l->kept[i] = true;
 	}
 	v->unready = !supervisor_tell(s, -1, "READY=1");
 	return !v->unready;
@@ -2857,7 +2849,7 @@ static bool listener_replace(struct server *s, int fd)
 {
 	shutdown(s->ledger->listener, SHUT_RDWR);
 	peers_accept(s, true);
-	s->ledger->kept[OWN_LISTENER] = KEPT_OLD;
+	s->ledger->kept[OWN_LISTENER] = false;
 	s->supervisor.unready = true;
 	return dup3(fd, s->ledger->listener, O_CLOEXEC) >= 0 ||
 	       fail("cannot replace the socket %s", s->opt.socket);
@@ -3022,6 +3014,7 @@ static void serve(struct server *s)
 struct parcel {
 	uint64_t serial;
 	int fd;
+	int sock; /* where the peer stands; -1: nowhere */
 };
 
 /* What a supervisor passes to us; -1: nothing. */
@@ -3124,9 +3117,14 @@ static bool passed_sort(struct passed *in, unsigned int count)
 /* Moves all that is open to numbers at which no peer stands, out of select's range if possible. */
 static void passed_make_room(struct server *s, struct passed *in)
 {
-	int *const own[] = {&in->own[OWN_LEDGER],   &in->own[OWN_OBJECT], &in->own[OWN_LOCK],
-			    &in->own[OWN_LISTENER], &in->listener,	  &s->null,
-			    &s->spare,		    &s->supervisor.sock};
+	int *const own[] = {&in->own[OWN_LEDGER],
+			    &in->own[OWN_OBJECT],
+			    &in->own[OWN_LOCK],
+			    &in->own[OWN_LISTENER],
+			    &in->listener,
+			    &s->null,
+			    &s->spare,
+			    &s->supervisor.sock};
 	const size_t owns = sizeof(own) / sizeof(own[0]);
 
 	for (size_t i = 0; i < owns + in->count; i++) {
@@ -3233,30 +3231,26 @@ static void parcel_join(struct server *s, const struct parcel *parcel)
  */
 static void peers_inherit(struct server *s, struct passed *in)
 {
-	fd_set open;
-
-	FD_ZERO(&open);
 	for (size_t i = 0; i < in->count; i++) {
 		struct parcel *parcel = &in->parcels[i];
-		int sock = peer_find(s, parcel->serial);
 
-		if (sock >= 0 && parcel_place(s, parcel->fd, sock))
-			FD_SET(sock, &open);
-		else if (sock < 0 && parcel->serial == s->ledger->joins &&
+		parcel->sock = peer_find(s, parcel->serial);
+		if (parcel->sock >= 0)
+			peer_at(s, parcel->sock)->stored =
+				parcel_place(s, parcel->fd, parcel->sock);
+		else if (parcel->serial == s->ledger->joins &&
 			 !peer_departed(s->ledger, parcel->serial))
 			in->ungreeted = parcel;
 	}
 	peers_restore(s);
 	set_each (sock, &s->present)
-		if (!FD_ISSET(sock, &open))
+		if (!peer_at(s, sock)->stored)
 			peer_let_go(s, sock, "it had not been stored when the server died");
 	for (size_t i = 0; i < in->count; i++) {
-		int sock = peer_find(s, in->parcels[i].serial);
+		int sock = in->parcels[i].sock;
 
-		if (sock < 0)
-			continue;
-		peer_at(s, sock)->stored = true;
-		if (!parcel_open(s, in->parcels[i].fd, NULL, peer_at(s, sock)->eventfds))
+		if (sock >= 0 && FD_ISSET(sock, &s->present) &&
+		    !parcel_open(s, in->parcels[i].fd, NULL, peer_at(s, sock)->eventfds))
 			peer_let_go(s, sock, strerror(errno));
 	}
 }
@@ -3302,10 +3296,12 @@ static void ledger_adopt(struct server *s, const struct passed *in)
 	l->flush_due |= l->flusher != 0;
 	l->flusher = 0;
 	for (enum own i = 0; i < OWNS; i++)
-		l->kept[i] = in->own[i] >= 0 ? KEPT : KEPT_NOTHING;
+		l->kept[i] = in->own[i] >= 0;
 	memset(l->timers, 0, sizeof(l->timers));
-	for (int sock = 0; sock < (int)l->slots; sock++)
+	for (int sock = 0; sock < (int)l->slots; sock++) {
+		peer_at(s, sock)->stored = false;
 		memset(peer_at(s, sock)->eventfds, -1, l->vectors * sizeof(int32_t));
+	}
 	if (!l->socket_ino) /* it was removed at the end */
 		l->socket_ino = SOCKET_NOWHERE;
 }
@@ -3349,7 +3345,7 @@ static bool ledger_renounce(struct server *s, const struct passed *in)
 			l->joins = in->parcels[i].serial; /* so no other gets its name */
 	if (in->own[OWN_LISTENER] >= 0) {
 		l->listener = in->own[OWN_LISTENER];
-		l->kept[OWN_LISTENER] = KEPT;
+		l->kept[OWN_LISTENER] = true;
 		l->socket_ino = SOCKET_NOWHERE;
 		path = listener_path(l->listener);
 		if (path && lstat(path, &st) == 0) {
@@ -3362,17 +3358,15 @@ static bool ledger_renounce(struct server *s, const struct passed *in)
 }
 
 /* Closes what has been passed of which there is no use. The supervisor is to drop it as well. */
-static void passed_discard(struct server *s, struct passed *in)
+static void passed_discard(struct passed *in)
 {
 	for (size_t i = 0; i < in->count; i++)
 		parcel_empty(in->parcels[i].fd);
 	if (in->own[OWN_LOCK] >= 0)
 		flock(in->own[OWN_LOCK], LOCK_UN); /* or it would last as long as that */
 	for (enum own i = 0; i < OWN_LISTENER; i++)
-		if (in->own[i] >= 0) {
+		if (in->own[i] >= 0)
 			close(in->own[i]);
-			s->ledger->kept[i] = KEPT_OLD;
-		}
 }
 
 /* Takes over what has been passed, as far as that fits our options; without any, makes a ledger. */
@@ -3395,7 +3389,7 @@ static bool server_inherit(struct server *s, struct passed *in)
 	else if (!(readable ? ledger_replace(s) : ledger_renounce(s, in)))
 		return false;
 	if (!in->fits)
-		passed_discard(s, in);
+		passed_discard(in);
 	if (!peers_watch(s))
 		return false;
 	if (in->ungreeted)
@@ -3479,8 +3473,7 @@ static bool listener_fits(const struct server *s, uint32_t group)
 	char *path = listener_path(s->ledger->listener);
 	struct pollfd ended = {.fd = s->ledger->listener};
 	bool fits = path && !strcmp(path, s->opt.socket) && s->ledger->group == group &&
-		    socket_stands(s) && socket_probe(path) == EPROTOTYPE &&
-		    poll(&ended, 1, 0) == 0;
+		    socket_stands(s) && socket_probe(path) == EPROTOTYPE && poll(&ended, 1, 0) == 0;
 
 	free(path);
 	return fits;
