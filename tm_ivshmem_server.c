@@ -41,6 +41,7 @@
 #include <limits.h>
 #include <linux/magic.h>
 #include <linux/sockios.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -123,6 +124,10 @@ struct options {
 
 #define NOBODY ((gid_t)-1)
 
+/* Peers stand below this: also a process that takes over, when all these numbers have been taken,
+ * is to have some for what select is to look at. */
+#define PEERS_END (FD_SETSIZE - 8)
+
 /* What a peer has been told: it follows from this what it is to be told next (message_next). */
 struct place {
 	uint32_t head;       /* messages of the greeting's beginning: version, ID, memory */
@@ -161,13 +166,12 @@ enum timer {
 	TIMERS,
 };
 
+#define SOCKET_NOWHERE UINT64_MAX
+
 /* What of our own a supervisor keeps for us, and what that is called there. */
 enum own { OWN_LEDGER, OWN_OBJECT, OWN_LOCK, OWN_LISTENER, OWNS };
 static const char *const own_names[OWNS] = {"ledger", "object", "lock", "our-listener"};
 #define PARCEL "node-" /* and a serial number: what the parcel of a peer is called */
-
-/* What the supervisor has by such a name: nothing, what is to be dropped, or what is right. */
-enum kept { KEPT_NOTHING, KEPT_OLD, KEPT };
 
 #define LEDGER_MAGIC         UINT64_C(0x72656764656c6d74)
 #define LEDGER_LAYOUT        2
@@ -196,7 +200,8 @@ struct ledger {
 	int32_t signals;                 /* the signalfd */
 	int32_t ends;                    /* an epoll descriptor, readable when a peer has gone */
 	int32_t flush_due;               /* the object is to be flushed, once no child does so */
-	uint64_t socket_dev, socket_ino; /* which socket is ours, among all that may stand there */
+	uint64_t socket_dev, socket_ino; /* which socket is ours, among all that may stand there; 0:
+					    a supervisor's; SOCKET_NOWHERE: none, to be made */
 	int64_t timers[8];
 	int32_t flusher;            /* the child that flushes the object; 0: none */
 	uint32_t slots;             /* no peer has stood at this number, or beyond */
@@ -205,7 +210,7 @@ struct ledger {
 	struct departure ring[IDS]; /* the last of them, the nth at n % IDS */
 	uint64_t forgotten;         /* departures of which the supervisor has been told */
 	uint64_t object_name;       /* text_hash of what the options call the object */
-	uint8_t kept[OWNS];         /* an enum kept for each */
+	uint8_t kept[OWNS]; /* what the supervisor has by this name, if anything, is right */
 };
 
 _Static_assert(TIMERS <= 8 && sizeof(struct place) == 24 && sizeof(struct peer) == 56 &&
@@ -879,13 +884,6 @@ static int descriptor_raise(int fd, int from)
 	return high;
 }
 
-/* The same for one that must not stay below. Returns false, with errno, if it does. */
-static bool descriptor_clear(int *fd, int from)
-{
-	*fd = descriptor_raise(*fd, from);
-	return *fd < 0 || *fd >= from;
-}
-
 /* Sees to it that a descriptor has the lowest number that is free. Returns that. */
 static int descriptor_lower(int fd)
 {
@@ -1322,7 +1320,7 @@ static bool signals_pending(void)
 	sigset_t set;
 
 	return sigpending(&set) == 0 && (sigismember(&set, SIGTERM) || sigismember(&set, SIGINT) ||
-					 sigismember(&set, SIGQUIT));
+					 sigismember(&set, SIGQUIT) || sigismember(&set, SIGUSR2));
 }
 
 /* Reserves every block, in steps, so that it can be seen and ended. */
@@ -1537,7 +1535,8 @@ static bool ledger_open(struct server *s, int protection)
 	errno = EINVAL;
 	return ((size_t)st.st_size >= sizeof(*l) && l->magic == LEDGER_MAGIC &&
 		(l->layout == LEDGER_LAYOUT || l->layout == LEDGER_LAYOUT_BEFORE) &&
-		l->vectors <= VECTORS_MAX && l->peer_length == peer_length(l->vectors) &&
+		l->vectors <= VECTORS_MAX && l->slots <= FD_SETSIZE &&
+		l->peer_length == peer_length(l->vectors) &&
 		(size_t)st.st_size == ledger_length(l->vectors)) ||
 	       complain("cannot take over: the server before keeps no ledger of peers that this "
 			"program can read: put another version there");
@@ -1650,15 +1649,26 @@ static void socket_owner(const char *path, char *who, size_t room)
 }
 
 /*
- * Makes the path free for our socket: removes a stale one, refuses everything else. A server that
- * lives is found by connecting a datagram socket, which its clients do not notice: the kernel says
- * EPROTOTYPE where somebody listens, ECONNREFUSED where nobody does.
+ * Finds out whether somebody has the socket at a path, by connecting a datagram socket, which no
+ * server notices. Returns the errno: EPROTOTYPE where it lives, ECONNREFUSED where it is stale.
  */
-static bool socket_path_free(const char *path)
+static int socket_probe(const char *path)
 {
 	struct sockaddr_un address = socket_address(path);
-	int probe, error = 0;
+	int probe = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), error = 0;
+
+	if (probe < 0 || connect(probe, (struct sockaddr *)&address, sizeof(address)) < 0)
+		error = errno;
+	if (probe >= 0)
+		close(probe);
+	return error;
+}
+
+/* Makes the path free for our socket: removes a stale one, refuses everything else. */
+static bool socket_path_free(const char *path)
+{
 	struct stat st;
+	int error;
 	char who[32];
 
 	if (lstat(path, &st) < 0)
@@ -1666,13 +1676,7 @@ static bool socket_path_free(const char *path)
 	if (!S_ISSOCK(st.st_mode))
 		return complain("%s exists and is not a socket: choose another path with -%c", path,
 				typed('p'));
-	probe = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (probe < 0)
-		return fail("cannot create a socket");
-	if (connect(probe, (struct sockaddr *)&address, sizeof(address)) < 0)
-		error = errno;
-	close(probe);
-	errno = error;
+	errno = error = socket_probe(path);
 	if (error == 0 || error == EPROTOTYPE) {
 		socket_owner(path, who, sizeof(who));
 		return complain(
@@ -1988,15 +1992,10 @@ static bool supervisor_begin(struct server *s)
 	const int own[OWNS] = {s->ledger_fd, l->store, l->lock, l->socket_ino ? l->listener : -1};
 
 	for (enum own i = 0; i < OWNS; i++) {
-		if (l->kept[i] == KEPT_OLD && !supervisor_drop(s, own_names[i]))
+		if (!l->kept[i] && (!supervisor_drop(s, own_names[i]) ||
+				    (own[i] >= 0 && !supervisor_store(s, own[i], own_names[i]))))
 			return false;
-		if (l->kept[i] == KEPT_OLD)
-			l->kept[i] = KEPT_NOTHING;
-		if (l->kept[i] == KEPT_NOTHING && own[i] >= 0 &&
-		    !supervisor_store(s, own[i], own_names[i]))
-			return false;
-		if (own[i] >= 0)
-			l->kept[i] = KEPT;
+		l->kept[i] = true;
 	}
 	v->unready = !supervisor_tell(s, -1, "READY=1");
 	return !v->unready;
@@ -2456,7 +2455,7 @@ static void client_welcome(struct server *s, int sock)
 		close(sock);
 		return;
 	}
-	if (sock >= FD_SETSIZE) {
+	if (sock >= PEERS_END) {
 		client_refuse(s, sock, "no more peers fit into one server");
 		return;
 	}
@@ -2802,8 +2801,9 @@ static bool signals_open(struct server *s)
  */
 static void server_stop(struct server *s, const char *why)
 {
-	if (s->stop_at)
+	if (s->stop_at && !s->handover)
 		return;
+	s->handover = false;
 	s->leave_waiting = !s->ledger->socket_ino;
 	if (s->ledger->store < 0)
 		say("%s: ending", why);
@@ -2850,7 +2850,7 @@ static bool listener_replace(struct server *s, int fd)
 {
 	shutdown(s->ledger->listener, SHUT_RDWR);
 	peers_accept(s, true);
-	s->ledger->kept[OWN_LISTENER] = KEPT_OLD;
+	s->ledger->kept[OWN_LISTENER] = false;
 	s->supervisor.unready = true;
 	return dup3(fd, s->ledger->listener, O_CLOEXEC) >= 0 ||
 	       fail("cannot replace the socket %s", s->opt.socket);
@@ -2957,7 +2957,7 @@ static void server_wait(struct server *s, fd_set *readable, fd_set *writable)
 	if (l->watch >= 0)
 		FD_SET(l->watch, readable);
 	/* One that was retired is readable for ever, and nobody comes. */
-	if (!l->timers[TIMER_ACCEPT] && !s->stop_at && l->socket_ino != UINT64_MAX)
+	if (!l->timers[TIMER_ACCEPT] && !s->stop_at && l->socket_ino != SOCKET_NOWHERE)
 		FD_SET(l->listener, readable);
 	if (select(FD_SETSIZE, readable, writable, NULL, wait < 0 ? NULL : &timeout) >= 0)
 		return;
@@ -3008,14 +3008,15 @@ static void serve(struct server *s)
  *
  * What the supervisor has kept are the ledger and the descriptors; the numbers that these had are
  * in the ledger. A peer's socket gets its number again, since that is where the peer stands, and
- * all else makes room for it. Nothing here changes what the supervisor keeps, so the next process
- * finds the same if this one dies as well.
+ * all else makes room for it. What fits is only looked at, not taken out of what the supervisor
+ * keeps, so the next process finds the same if this one dies as well.
  */
 
 /* The parcel of a peer, which may have left, or may not have become one. */
 struct parcel {
 	uint64_t serial;
 	int fd;
+	int sock; /* where the peer stands; -1: nowhere */
 };
 
 /* What a supervisor passes to us; -1: nothing. */
@@ -3039,6 +3040,9 @@ static unsigned int passed_count(void)
 	    number != (uint64_t)getpid() || !count || !digits_parse(count, &number, &end) || *end ||
 	    number > INT_MAX / 2)
 		return 0;
+	for (unsigned int i = 0; i < number; i++) /* before any of ours can get such a number */
+		if (fcntl(STDERR_FILENO + 1 + (int)i, F_SETFD, FD_CLOEXEC) < 0 && errno == EBADF)
+			return i; /* there are no more */
 	return (unsigned int)number;
 }
 
@@ -3072,7 +3076,8 @@ static bool passed_take(struct passed *in, int fd, const char *name)
 			return true;
 		}
 	if (!strncmp(name, PARCEL, strlen(PARCEL)) &&
-	    digits_parse(name + strlen(PARCEL), &in->parcels[in->count].serial, &end) && !*end) {
+	    digits_parse(name + strlen(PARCEL), &in->parcels[in->count].serial, &end) && !*end &&
+	    in->parcels[in->count].serial > 0) {
 		in->parcels[in->count++].fd = fd;
 		return true;
 	}
@@ -3103,7 +3108,6 @@ static bool passed_sort(struct passed *in, unsigned int count)
 		int fd = STDERR_FILENO + 1 + (int)i;
 
 		name = strsep(&names, ":");
-		fcntl(fd, F_SETFD, FD_CLOEXEC);
 		fine = passed_take(in, fd, name ? name : "") && fine;
 	}
 	unsetenv("LISTEN_PID");
@@ -3112,22 +3116,33 @@ static bool passed_sort(struct passed *in, unsigned int count)
 	return fine;
 }
 
-/* Moves all that is open to numbers at which no peer stands: what stays there would be taken for
- * that peer's. */
+/*
+ * Moves all that is open to numbers at which no peer stands, out of select's range if possible:
+ * what stayed there would be taken for that peer's.
+ */
 static bool passed_make_room(struct server *s, struct passed *in)
 {
+	int *const own[] = {&in->own[OWN_LEDGER],
+			    &in->own[OWN_OBJECT],
+			    &in->own[OWN_LOCK],
+			    &in->own[OWN_LISTENER],
+			    &in->listener,
+			    &s->null,
+			    &s->spare,
+			    &s->supervisor.sock};
+	const size_t owns = sizeof(own) / sizeof(own[0]);
 	int from = (int)s->ledger->slots;
-	bool done = descriptor_clear(&in->listener, from) && descriptor_clear(&s->null, from) &&
-		    descriptor_clear(&s->spare, from) &&
-		    descriptor_clear(&s->supervisor.sock, from);
 
-	for (enum own i = 0; done && i < OWNS; i++)
-		done = descriptor_clear(&in->own[i], from);
-	for (size_t i = 0; done && i < in->count; i++)
-		done = descriptor_clear(&in->parcels[i].fd, from);
+	for (size_t i = 0; i < owns + in->count; i++) {
+		int *fd = i < owns ? own[i] : &in->parcels[i - owns].fd;
+
+		*fd = descriptor_raise(descriptor_raise(*fd, FD_SETSIZE), from);
+		if (*fd >= 0 && *fd < from)
+			return fail("cannot take over: descriptors cannot make room for those of "
+				    "the nodes");
+	}
 	s->ledger_fd = in->own[OWN_LEDGER];
-	return done ||
-	       fail("cannot take over: descriptors cannot make room for those of the nodes");
+	return true;
 }
 
 /*
@@ -3228,30 +3243,26 @@ static void parcel_join(struct server *s, const struct parcel *parcel)
  */
 static void peers_inherit(struct server *s, struct passed *in)
 {
-	fd_set open;
-
-	FD_ZERO(&open);
 	for (size_t i = 0; i < in->count; i++) {
 		struct parcel *parcel = &in->parcels[i];
-		int sock = peer_find(s, parcel->serial);
 
-		if (sock >= 0 && parcel_place(s, parcel->fd, sock))
-			FD_SET(sock, &open);
-		else if (sock < 0 && parcel->serial >= s->ledger->joins &&
+		parcel->sock = peer_find(s, parcel->serial);
+		if (parcel->sock >= 0)
+			peer_at(s, parcel->sock)->stored =
+				parcel_place(s, parcel->fd, parcel->sock);
+		else if (parcel->serial == s->ledger->joins &&
 			 !peer_departed(s->ledger, parcel->serial))
 			in->ungreeted = parcel;
 	}
 	peers_restore(s);
 	set_each (sock, &s->present)
-		if (!FD_ISSET(sock, &open))
+		if (!peer_at(s, sock)->stored)
 			peer_let_go(s, sock, "it had not been stored when the server died");
 	for (size_t i = 0; i < in->count; i++) {
-		int sock = peer_find(s, in->parcels[i].serial);
+		int sock = in->parcels[i].sock;
 
-		if (sock < 0)
-			continue;
-		peer_at(s, sock)->stored = true;
-		if (!parcel_open(s, in->parcels[i].fd, NULL, peer_at(s, sock)->eventfds))
+		if (sock >= 0 && FD_ISSET(sock, &s->present) &&
+		    !parcel_open(s, in->parcels[i].fd, NULL, peer_at(s, sock)->eventfds))
 			peer_let_go(s, sock, strerror(errno));
 	}
 }
@@ -3303,12 +3314,14 @@ static void ledger_adopt(struct server *s, const struct passed *in)
 	l->flush_due |= l->flusher != 0;
 	l->flusher = 0;
 	for (enum own i = 0; i < OWNS; i++)
-		l->kept[i] = in->own[i] >= 0 ? KEPT : KEPT_NOTHING;
+		l->kept[i] = in->own[i] >= 0;
 	memset(l->timers, 0, sizeof(l->timers));
-	for (int sock = 0; sock < (int)l->slots; sock++)
+	for (int sock = 0; sock < (int)l->slots; sock++) {
+		peer_at(s, sock)->stored = false;
 		memset(peer_at(s, sock)->eventfds, -1, l->vectors * sizeof(int32_t));
+	}
 	if (!l->socket_ino) /* it was removed at the end */
-		l->socket_ino = UINT64_MAX;
+		l->socket_ino = SOCKET_NOWHERE;
 }
 
 /* Lets all peers go, and makes a ledger for our options. The supervisor hears of those who left. */
@@ -3345,7 +3358,7 @@ static void listener_identify(struct server *s)
 	char *path = listener_path(l->listener);
 	struct stat ours, file;
 
-	l->socket_ino = UINT64_MAX;
+	l->socket_ino = SOCKET_NOWHERE;
 	if (path && fstat(l->listener, &ours) == 0 && socket_inode(path) == ours.st_ino &&
 	    lstat(path, &file) == 0 && S_ISSOCK(file.st_mode)) {
 		l->socket_dev = file.st_dev;
@@ -3362,31 +3375,27 @@ static bool ledger_renounce(struct server *s, const struct passed *in)
 	if (!ledger_create(s))
 		return false;
 	l = s->ledger;
-	for (size_t i = 0; i < in->count; i++) {
-		supervisor_drop(s, parcel_name(in->parcels[i].serial).text);
+	for (size_t i = 0; i < in->count; i++)
 		if (in->parcels[i].serial > l->joins)
 			l->joins = in->parcels[i].serial; /* so no other gets its name */
-	}
 	if (in->own[OWN_LISTENER] >= 0) {
 		l->listener = in->own[OWN_LISTENER];
-		l->kept[OWN_LISTENER] = KEPT;
+		l->kept[OWN_LISTENER] = true;
 		listener_identify(s);
 	}
 	return in->count == 0 || !complain("%zu nodes are let go: restart them", in->count);
 }
 
 /* Closes what has been passed of which there is no use. The supervisor is to drop it as well. */
-static void passed_discard(struct server *s, struct passed *in)
+static void passed_discard(struct passed *in)
 {
 	for (size_t i = 0; i < in->count; i++)
 		parcel_empty(in->parcels[i].fd);
 	if (in->own[OWN_LOCK] >= 0)
 		flock(in->own[OWN_LOCK], LOCK_UN); /* or it would last as long as that */
 	for (enum own i = 0; i < OWN_LISTENER; i++)
-		if (in->own[i] >= 0) {
+		if (in->own[i] >= 0)
 			close(in->own[i]);
-			s->ledger->kept[i] = KEPT_OLD;
-		}
 }
 
 /* Takes over what has been passed, as far as that fits our options; without any, makes a ledger. */
@@ -3415,13 +3424,16 @@ static bool server_inherit(struct server *s, struct passed *in)
 	else if (!(readable ? ledger_replace(s) : ledger_renounce(s, in)))
 		return false;
 	if (!in->fits)
-		passed_discard(s, in);
+		passed_discard(in);
 	if (!peers_watch(s))
 		return false;
 	if (in->ungreeted)
 		parcel_join(s, in->ungreeted);
-	for (size_t i = 0; i < in->count; i++)
+	for (size_t i = 0; i < in->count; i++) {
+		if (peer_find(s, in->parcels[i].serial) < 0)
+			supervisor_drop(s, parcel_name(in->parcels[i].serial).text);
 		close(in->parcels[i].fd);
+	}
 	return true;
 }
 
@@ -3448,7 +3460,7 @@ static bool store_inherit(struct server *s)
 	if (l->store < 0)
 		return true;
 	if (!o->shm && (l->disk = store_reopen(s)) < 0)
-		return false;
+		l->disk = l->store; /* nodes may have it, too, and be told of an error instead */
 	if (!o->anonymous) {
 		if (l->lock < 0 && (l->lock = store_reopen(s)) < 0)
 			return false;
@@ -3489,13 +3501,14 @@ static void socket_adopt(struct server *s, int passed)
 
 /*
  * Whether the listening socket that was taken over is where the options want it, and for whom:
- * group could connect there.
+ * group could connect there. It may have been shut down, or the file be that of one which was lost.
  */
 static bool listener_fits(const struct server *s, uint32_t group)
 {
 	char *path = listener_path(s->ledger->listener);
+	struct pollfd ended = {.fd = s->ledger->listener};
 	bool fits = path && !strcmp(path, s->opt.socket) && s->ledger->group == group &&
-		    socket_stands(s);
+		    socket_stands(s) && socket_probe(path) == EPROTOTYPE && poll(&ended, 1, 0) == 0;
 
 	free(path);
 	return fits;
@@ -3511,7 +3524,7 @@ static void listener_retire(struct server *s)
 		s->opt.socket = path;
 	socket_remove(s);
 	s->opt.socket = wanted;
-	s->ledger->socket_ino = UINT64_MAX; /* no file is ours now */
+	s->ledger->socket_ino = SOCKET_NOWHERE;
 	free(path);
 	peers_accept(s, true);
 }

@@ -77,6 +77,7 @@ static const struct {
 	{"getsockname", "ENOBUFS"},
 	{"setsockopt", "ENOBUFS ENOMEM"},
 	{"pselect6 select", "EINTR ENOMEM"},
+	{"poll ppoll", "EINTR ENOMEM"},
 	/* Processes. */
 	{"clone clone3 fork", "EAGAIN ENOMEM"},
 	{"execve", "EACCES ENOENT ENOMEM ETXTBSY EAGAIN EMFILE EIO ENOEXEC"},
