@@ -3136,7 +3136,10 @@ static bool passed_make_room(struct server *s, struct passed *in)
 	for (size_t i = 0; i < owns + in->count; i++) {
 		int *fd = i < owns ? own[i] : &in->parcels[i - owns].fd;
 
-		*fd = descriptor_raise(descriptor_raise(*fd, FD_SETSIZE), from);
+		if (fd != &in->listener &&
+		    fd != &in->own[OWN_LISTENER]) /* select is to look there */
+			*fd = descriptor_raise(*fd, FD_SETSIZE);
+		*fd = descriptor_raise(*fd, from);
 		if (*fd >= 0 && *fd < from)
 			return fail("cannot take over: descriptors cannot make room for those of "
 				    "the nodes");
@@ -3551,7 +3554,8 @@ static bool socket_open(struct server *s, int passed, uint32_t group)
 		socket_watch(s);
 	else
 		return false;
-	return true;
+	return l->listener < FD_SETSIZE ||
+	       complain("cannot listen: no descriptor below %d is left", FD_SETSIZE);
 }
 
 /*
