@@ -8,6 +8,7 @@
  * SEED repeats a run.
  */
 #define _GNU_SOURCE
+#include "tests/lib/mesh.h"
 #include "tests/lib/node.h"
 #include "tests/lib/supervisor.h"
 #include "tests/lib/testing.h"
@@ -1288,21 +1289,11 @@ static void a_thousand_nodes(void **state)
 	log_check();
 }
 
-/* Every node reaches every other: its memory, and one of its vectors. */
+/* Every node rings every vector of every node, and all have one memory. */
 static void nodes_check(struct node **nodes, size_t n, uint64_t mark)
 {
-	for (size_t i = 0; i < n; i++)
-		node_store(nodes[i], 64 * i, mark + i);
-	for (size_t i = 0; i < n; i++)
-		for (size_t j = 0; j < n; j++) {
-			assert_int_equal(node_load(nodes[i], 64 * j), mark + j);
-			if (i == j)
-				continue;
-			node_ring(nodes[i], node_id(nodes[j]), 1);
-			node_settle(nodes[j]);
-			assert_true(node_rung(nodes[j], 1));
-			node_quiet(nodes[j]);
-		}
+	nodes_check_bells(nodes, n);
+	nodes_check_memory(nodes, n, mark);
 	for (size_t i = 0; i < n; i++)
 		assert_true(node_alive(nodes[i]));
 }
