@@ -113,6 +113,7 @@ struct options {
 	bool shm;            /* the object is no file that persists */
 	bool anonymous;      /* it has no name, either: nobody else can open it */
 	bool daemonize, truncate, allocate, legacy, verbose;
+	bool check, version;   /* nothing is to be served: what of the command line is right? */
 	bool sized;            /* -m was given */
 	bool grow;             /* an object smaller than that is enlarged */
 	bool pidfile_optional; /* nobody asked for it: goes on without, where it fails */
@@ -255,46 +256,338 @@ struct server {
 	fd_set starved;             /* those for which the kernel lacked something: a timer */
 };
 
+/* Sees to it that we have a name to log by: one that is not empty, nor too long for a line. */
+static void name_begin(void)
+{
+	static char name[NAME_MAX / 4];
+
+	snprintf(name, sizeof(name), "%s", program_invocation_short_name);
+	if (!*name)
+		strcpy(name, "tm_ivshmem_server");
+	program_invocation_short_name = name;
+}
+
 /*
- * Logging: one line for each event, on stderr or, in the background, to syslog.
+ * Logging: one line for each event, on stderr or, in the background, to the system's log.
+ *
+ * A line is never waited for: nodes would wait with us. What whoever reads the log has no room for
+ * waits here and is tried again by the loop; what does not fit here is dropped, and how many lines
+ * that were is said when there is room again.
  */
+
+#define LOG_LINE     PIPE_BUF /* bytes of a line at most: a pipe takes all of it or nothing */
+#define LOG_RETRY_MS 250      /* until it is tried again to write what waits */
 
 static bool background, muted;
 
+static struct {
+	int own;      /* stderr opened once more, or a socket to the system's log; closed at exit.
+			 -1: none */
+	bool stream;  /* the system's log takes a stream, no datagrams */
+	bool socket;  /* stderr is one */
+	bool blocks;  /* stderr could not be opened once more, and a write there may wait */
+	size_t bytes; /* of log_lines */
+	size_t dropped;
+} logging = {.own = -1};
+
+static char log_lines[1 << 16]; /* that wait */
+
+/* Takes a descriptor for the log, with a number that select does not need if there is one. */
+static void log_take(int fd)
+{
+	int high = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, FD_SETSIZE);
+
+	if (high >= 0)
+		close(fd);
+	logging.own = high >= 0 ? high : fd;
+}
+
+/*
+ * Looks what stderr is. A pipe or a terminal is opened once more, not to wait there: how it was
+ * opened is shared with others. Where that may not be, it is asked whether there is room.
+ */
+static void log_open(void)
+{
+	struct stat st;
+
+	if (fstat(STDERR_FILENO, &st) < 0)
+		return;
+	logging.socket = S_ISSOCK(st.st_mode);
+	logging.blocks = S_ISFIFO(st.st_mode) || (S_ISCHR(st.st_mode) && isatty(STDERR_FILENO));
+	if (logging.blocks)
+		log_take(open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+}
+
+/* Connects to the system's log, which takes datagrams or a stream. Returns false with errno. */
+static bool log_connect(void)
+{
+	static const struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = _PATH_LOG};
+	int error = 0;
+
+	for (int i = 0; i < 2; i++) {
+		int type = i == 0 ? SOCK_DGRAM : SOCK_STREAM;
+		int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+		if (fd >= 0 &&
+		    connect(fd, (const struct sockaddr *)&address, sizeof(address)) == 0) {
+			log_take(fd);
+			logging.stream = i == 1;
+			return true;
+		}
+		error = errno;
+		if (fd >= 0)
+			close(fd);
+		if (error != EPROTOTYPE)
+			break;
+	}
+	errno = error;
+	return false;
+}
+
+/* Whether a line that failed with this errno can be written later. */
+static bool log_later(int error)
+{
+	static const int later[] = {EAGAIN, EINTR, ENOBUFS, ENOMEM, EMFILE, ENFILE, ENOSPC, EDQUOT};
+
+	for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++)
+		if (error == later[i])
+			return true;
+	return false;
+}
+
+/*
+ * Sends a line to the system's log, which may have been started anew. In a datagram, its end is the
+ * line's. Returns how many bytes are done, or -1 with errno.
+ */
+static ssize_t log_send(const char *line, size_t length)
+{
+	ssize_t n = -1;
+
+	for (int tries = 0; tries < 2 && n < 0; tries++) {
+		if (logging.own < 0 && !log_connect())
+			return -1;
+		n = send(logging.own, line, length - !logging.stream, MSG_NOSIGNAL);
+		if (n >= 0)
+			return n + !logging.stream;
+		if (log_later(errno))
+			return -1;
+		close(logging.own);
+		logging.own = -1;
+	}
+	return n;
+}
+
+/* Writes what it can of a line without waiting. Returns how many bytes, or -1 with errno. */
+static ssize_t log_write(const char *line, size_t length)
+{
+	struct pollfd room = {.fd = STDERR_FILENO, .events = POLLOUT};
+
+	if (background)
+		return log_send(line, length);
+	if (logging.own >= 0)
+		return write(logging.own, line, length);
+	if (logging.socket)
+		return send(STDERR_FILENO, line, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+	errno = EAGAIN;
+	if (logging.blocks && poll(&room, 1, 0) <= 0)
+		return -1;
+	return write(STDERR_FILENO, line, length);
+}
+
+/* Writes what waits, as far as there is room for it. Where nobody reads a line, it is gone. */
+static void log_flush(void)
+{
+	size_t done = 0;
+
+	while (done < logging.bytes) {
+		const char *line = log_lines + done;
+		size_t length = strcspn(line, "\n") + 1;
+		ssize_t n = log_write(line, length);
+
+		if (n < 0 && log_later(errno))
+			break;
+		done += n < 0 ? length : (size_t)n;
+	}
+	if (done == 0)
+		return;
+	logging.bytes -= done;
+	memmove(log_lines, log_lines + done, logging.bytes + 1);
+}
+
+/* Has a line written, now or later. */
+static void log_add(const char *line, size_t length)
+{
+	if (logging.dropped || logging.bytes + length >= sizeof(log_lines)) {
+		logging.dropped++;
+		return;
+	}
+	memcpy(log_lines + logging.bytes, line, length);
+	logging.bytes += length;
+	log_lines[logging.bytes] = '\0';
+	log_flush();
+}
+
+/* How many lines are gone if we are from here on. */
+static size_t log_lost(void)
+{
+	size_t lost = logging.dropped;
+
+	for (size_t i = 0; i < logging.bytes; i++)
+		lost += log_lines[i] == '\n';
+	return lost;
+}
+
+/* In another process than the one that is to write what waits. */
+static void log_forget(void)
+{
+	logging.bytes = logging.dropped = 0;
+}
+
+/* The bytes at text that are one character, ASCII or UTF-8; 0: that is none, or one that controls
+ * a terminal. */
+static size_t character_length(const char *text)
+{
+	const unsigned char *c = (const unsigned char *)text;
+	size_t length = c[0] < 0xe0 ? 2 : c[0] < 0xf0 ? 3 : 4;
+
+	if (c[0] < 0x80)
+		return c[0] >= ' ' && c[0] != 127;
+	if (c[0] < 0xc2 || c[0] > 0xf4 || (c[0] == 0xc2 && c[1] < 0xa0) /* C1 */ ||
+	    (c[0] == 0xe0 && c[1] < 0xa0) || (c[0] == 0xed && c[1] > 0x9f) ||
+	    (c[0] == 0xf0 && c[1] < 0x90) || (c[0] == 0xf4 && c[1] > 0x8f))
+		return 0;
+	for (size_t i = 1; i < length; i++)
+		if ((c[i] & 0xc0) != 0x80)
+			return 0;
+	return length;
+}
+
+/*
+ * Makes one line of a text, whatever a path in it is called: not too long, with its beginning and
+ * its end, where the remedy stands. Returns its length.
+ */
+static size_t line_tidy(char *line)
+{
+	const size_t most = LOG_LINE - 1, half = most / 2;
+	size_t length = strlen(line);
+
+	if (length > most) {
+		memmove(line + half, line + length - (most - half), most - half + 1);
+		memset(line + half - 3, '.', 3);
+		length = most;
+	}
+	for (char *at = line; *at;) {
+		size_t n = character_length(at);
+
+		if (n == 0)
+			*at = '?';
+		at += n ? n : 1;
+	}
+	line[length++] = '\n';
+	return length;
+}
+
+/* Begins a line: on stderr, with the name of the program; for the system's log, as that wants it
+ * (RFC 3164). Returns its length. */
+static int line_begin(char *line, size_t room, int level)
+{
+	time_t now = time(NULL);
+	struct tm local;
+	char text[32] = "";
+
+	if (!background)
+		return snprintf(line, room, "%s: ", program_invocation_short_name);
+	if (localtime_r(&now, &local))
+		strftime(text, sizeof(text), "%b %e %T", &local);
+	return snprintf(line, room, "<%d>%s %s[%d]: ", LOG_DAEMON | level, text,
+			program_invocation_short_name, (int)getpid());
+}
+
+/* Writes what waits, and says how much has been dropped meanwhile, as far as there is room. */
+static void log_settle(void)
+{
+	char line[256];
+	int n;
+
+	log_flush();
+	if (logging.bytes || !logging.dropped)
+		return;
+	n = line_begin(line, sizeof(line), LOG_WARNING);
+	snprintf(line + n, sizeof(line) - (size_t)n - 1,
+		 "lines dropped here, since nobody read this log: %zu", logging.dropped);
+	logging.dropped = 0;
+	log_add(line, line_tidy(line));
+}
+
+/* Gives what waits a moment, and no more: the end of the process, or of its time on stderr. */
+static void log_end(void)
+{
+	for (int tries = 10; (logging.bytes || logging.dropped) && tries > 0; tries--) {
+		nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+		log_settle();
+	}
+}
+
+/* From here on the log is the system's. */
 static void log_to_syslog(void)
 {
-	openlog(program_invocation_short_name, LOG_PID | LOG_NDELAY, LOG_DAEMON);
+	log_end();
+	logging.dropped = log_lost();
+	logging.bytes = 0;
+	if (logging.own >= 0)
+		close(logging.own);
+	logging.own = -1;
 	background = true;
+}
+
+/* Begins to log, for an image before which so many lines are lost. */
+static void log_begin(bool in_background, size_t lost)
+{
+	if (in_background)
+		log_to_syslog();
+	else
+		log_open();
+	logging.dropped = lost;
+	atexit(log_end);
 }
 
 /* Logs one line, with the text of error behind it unless that is 0. Keeps errno, returns false. */
 __attribute__((format(printf, 3, 4))) static bool log_line(int level, int error, const char *format,
 							   ...)
 {
-	int saved = errno, name, n;
-	char line[2 * PATH_MAX];
+	int saved = errno;
+	char line[4 * PATH_MAX];
+	size_t n;
 	va_list args;
 
 	if (muted)
 		return false;
-	name = snprintf(line, NAME_MAX, "%s: ", program_invocation_short_name);
-	n = name;
+	if (logging.dropped)
+		log_settle();
+	n = (size_t)line_begin(line, sizeof(line), level);
 	va_start(args, format);
-	n += vsnprintf(line + n, sizeof(line) - (size_t)n - 1, format, args);
+	vsnprintf(line + n, sizeof(line) - n - 1, format, args);
 	va_end(args);
-	if (error && (size_t)n < sizeof(line) - 1)
-		snprintf(line + n, sizeof(line) - (size_t)n - 1, ": %s", strerror(error));
-	n = (int)strlen(line);
-	for (int i = 0; i < n; i++)
-		if ((unsigned char)line[i] < ' ' || line[i] == 127)
-			line[i] = '?'; /* whatever a path or a process is called */
-	line[n] = '\n';
-	if (background)
-		syslog(level, "%.*s", n - name, line + name);
-	else
-		(void)!write(STDERR_FILENO, line, (size_t)n + 1); /* at once: others write, too */
+	n = strlen(line);
+	if (error)
+		snprintf(line + n, sizeof(line) - n - 1, ": %s", strerror(error));
+	log_add(line, line_tidy(line));
 	errno = saved;
 	return false;
+}
+
+/* Shows on a terminal how far something is, or does not where it takes nothing now. */
+__attribute__((format(printf, 1, 2))) static void log_progress(const char *format, ...)
+{
+	char text[LOG_LINE];
+	va_list args;
+	int n;
+
+	va_start(args, format);
+	n = vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	if (n > 0 && (size_t)n < sizeof(text) && !logging.bytes)
+		log_write(text, (size_t)n);
 }
 
 /* Four verbs: what happened; what failed, with errno's text; what is wrong where errno has nothing
@@ -378,7 +671,9 @@ static const char help_text[] =
 	"  -i, --pidfile PATH   write the process ID there, locked while the server lives\n"
 	"  -y, --sync SECONDS   flush the file to disk this often, not only when a node leaves\n"
 	"  -v, --verbose        log every message\n"
-	"  -V, --version        print the version and exit\n"
+	"      --default-file PATH  the same as -f, but -f, -s, -A and -m 0 take its place\n"
+	"      --check          look whether the command line is right, and exit\n"
+	"  -V, --version        print the version and exit; behind options, --check them first\n"
 	"  -h, --help           print this help and exit\n"
 	"\n"
 	"TERM, INT and QUIT end the server; the memory object stays. HUP restarts it in place,\n"
@@ -398,8 +693,9 @@ static const char qemu_help_text[] =
 	"  -S PATH         UNIX socket to listen on (default " DEFAULT_SOCKET ")\n"
 	"  -M NAME         POSIX shared memory object (default " DEFAULT_SHM ")\n"
 	"  -m DIR          an unnamed file in DIR instead; of -M and -m the last counts\n"
-	"  -l SIZE[K|M|G|T]  size, a power of two; plain numbers are bytes (default 4M); a\n"
-	"                  smaller object is enlarged, a larger one served as it is\n"
+	"  -l SIZE[B|K|M|G|T|P|E]  size, a power of two: plain numbers are bytes, and 0.5G and\n"
+	"                  0x100000 will do as well (default 4M); a smaller object is\n"
+	"                  enlarged, a larger one served as it is\n"
 	"  -n N            MSI-X vectors of each node, 0 to 2048 (default 1)\n"
 	"  -v              log every message\n"
 	"  -h, --help      print this help and exit\n"
@@ -407,6 +703,9 @@ static const char qemu_help_text[] =
 	"TERM, INT and QUIT end the server; the named object stays. HUP restarts it in place,\n"
 	"for upgrades under live nodes. USR1 logs a table of the nodes. USR2 ends it, and leaves\n"
 	"the nodes to the successor that systemd starts.\n";
+
+/* Options without a letter. */
+enum { OPTION_CHECK = UCHAR_MAX + 1, OPTION_DEFAULT_FILE };
 
 static const char short_options[] = ":df:s:A::m:tan:p:g:Li:y:vVh";
 static const struct option long_options[] = {
@@ -424,11 +723,14 @@ static const struct option long_options[] = {
 	{"pidfile", required_argument, NULL, 'i'},
 	{"sync", required_argument, NULL, 'y'},
 	{"verbose", no_argument, NULL, 'v'},
+	{"default-file", required_argument, NULL, OPTION_DEFAULT_FILE},
+	{"check", no_argument, NULL, OPTION_CHECK},
 	{"version", no_argument, NULL, 'V'},
 	{"help", no_argument, NULL, 'h'},
 	{NULL, 0, NULL, 0},
 };
 
+static const char version_text[] = "tm_ivshmem_server " VERSION "\n";
 static const char as_qemu_hint[] = "for QEMU's option letters run this as " QEMU_NAME;
 static const char qemu_letters[] = ":hvFp:S:M:m:l:n:";
 static const struct option qemu_words[] = {
@@ -447,8 +749,8 @@ __attribute__((noreturn)) static void print_and_exit(const char *text)
 }
 
 /*
- * The name that people know an option of ours by, both its forms; NULL: there is no such option. By
- * QEMU's name it is the letter that is typed there.
+ * The name that people know an option of ours by, in all its forms; NULL: there is no such option.
+ * By QEMU's name it is the letter that is typed there.
  */
 static const char *option_name(int letter)
 {
@@ -461,6 +763,8 @@ static const char *option_name(int letter)
 		return NULL;
 	if (as_qemu())
 		snprintf(name, sizeof(name), "-%c", typed(letter));
+	else if (letter > UCHAR_MAX)
+		snprintf(name, sizeof(name), "--%s", o->name);
 	else
 		snprintf(name, sizeof(name), "-%c/--%s", letter, o->name);
 	return name;
@@ -489,29 +793,88 @@ static unsigned int number_parse(int letter, unsigned int min, unsigned int max)
 	return (unsigned int)number;
 }
 
-/* A size in bytes: digits and one optional unit, large or small; MiB without, for QEMU bytes. */
+/* A product, or UINT64_MAX where that is more than 64 bits hold. */
+static uint64_t product(uint64_t a, uint64_t b)
+{
+	uint64_t out;
+
+	return __builtin_mul_overflow(a, b, &out) ? UINT64_MAX : out;
+}
+
+/* How many bytes a unit stands for, a letter of units in either case; 0: that is none. */
+static uint64_t unit_bytes(const char *units, int letter)
+{
+	const char *at = letter ? strchr(units, toupper(letter)) : NULL;
+
+	return at ? UINT64_C(1) << 10 * (strchr("BKMGTPE", *at) - "BKMGTPE") : 0;
+}
+
+/* Reads a size as we take it: digits and one optional unit, MiB without. */
+static bool size_parse_own(const char *text, uint64_t *bytes)
+{
+	uint64_t number, unit;
+	char *end;
+
+	if (!digits_parse(text, &number, &end))
+		return false;
+	unit = unit_bytes("KMGT", *end ? *end : 'M');
+	*bytes = product(number, unit);
+	return unit && (!*end || !end[1]);
+}
+
+/*
+ * Reads a size as QEMU does (qemu_strtosz): decimal, with a fraction where the unit has one, which
+ * is rounded to bytes, or hexadecimal without a unit; bytes where there is none.
+ */
+static bool size_parse_qemu(const char *text, uint64_t *bytes)
+{
+	uint64_t number = 0, unit, part = 0, whole = 1;
+	char *end = (char *)text + strspn(text, " \t\n\v\f\r");
+
+	end += *end == '+';
+	if (end[0] == '0' && toupper((unsigned char)end[1]) == 'X') {
+		*bytes = strtoull(end, &end, 16);
+		return !*end && toupper((unsigned char)end[-1]) != 'X';
+	}
+	if (!digits_parse(end, &number, &end) && (*end != '.' || !isdigit((unsigned char)end[1])))
+		return false;
+	if (*end == '.')
+		for (end++; isdigit((unsigned char)*end); end++)
+			if (whole < UINT64_C(1000000000000000000)) { /* more make no byte */
+				part = 10 * part + (uint64_t)(*end - '0');
+				whole *= 10;
+			}
+	unit = unit_bytes("BKMGTPE", *end ? *end : 'B');
+	if (!unit || (*end && end[1]) || (part && unit == 1))
+		return false;
+	*bytes = product(number, unit);
+	if (*bytes < UINT64_MAX)
+		*bytes += (uint64_t)(((unsigned __int128)part * unit + whole / 2) / whole);
+	return true;
+}
+
+/* The size in optarg, in bytes. */
 static uint64_t size_parse(void)
 {
-	static const char units[] = "BKMGT";
-	const char *unit = &units[as_qemu() ? 0 : 2];
-	uint64_t number;
-	char *end;
-	int shift;
+	uint64_t bytes = 0;
 
-	if (!digits_parse(optarg, &number, &end) ||
-	    (*end && (!(unit = strchr(units + 1, toupper((unsigned char)*end))) || end[1]))) {
+	if (!(as_qemu() ? size_parse_qemu : size_parse_own)(optarg, &bytes)) {
 		if (strchr(optarg, '/') && !as_qemu())
 			usage("%s " VALUE ": this is the size; a folder goes with -A; %s",
 			      option_name('m'), optarg, as_qemu_hint);
+		if (as_qemu())
+			usage("%s " VALUE
+			      ": give a number and at most one of K, M, G, T, P and E; plain "
+			      "numbers are bytes",
+			      option_name('m'), optarg);
 		usage("%s " VALUE
-		      ": give digits and at most one of K, M, G and T; plain numbers are %s",
-		      option_name('m'), optarg, as_qemu() ? "bytes" : "MiB");
+		      ": give digits and at most one of K, M, G and T; plain numbers are MiB",
+		      option_name('m'), optarg);
 	}
-	shift = 10 * (int)(unit - units);
-	if (number > (uint64_t)INT64_MAX >> shift)
+	if (bytes > INT64_MAX)
 		usage("%s " VALUE ": more than a file can hold; give less", option_name('m'),
 		      optarg);
-	return number << shift;
+	return bytes;
 }
 
 /* The absolute form of a path, which the caller frees; NULL with errno. */
@@ -590,16 +953,20 @@ static const char *anonymous_text(const char *folder)
 
 /*
  * Finds the group of -g, a name or number, or the default. Without -g, or where nobody knows, only
- * our own user may connect.
+ * our own user may connect. A name may be looked up over a network, a number is not.
  */
-static bool group_find(struct server *s)
+static bool group_find(const struct options *o, gid_t *gid)
 {
-	const char *name = s->opt.group ? s->opt.group : DEFAULT_GROUP;
+	const char *name = o->group ? o->group : DEFAULT_GROUP;
 	struct group *group;
 	uint64_t number;
 	int error, file;
 	char *end;
 
+	if (o->group && digits_parse(name, &number, &end) && !*end && number < NOBODY) {
+		*gid = (gid_t)number;
+		return true;
+	}
 	do {
 		errno = 0;
 		group = getgrnam(name);
@@ -609,21 +976,17 @@ static bool group_find(struct server *s)
 		close(file);
 	else if (!group && errno != ENOENT)
 		error = errno; /* which another source of groups may have hidden */
-	s->ledger->group = group ? group->gr_gid : NOBODY;
+	*gid = group ? group->gr_gid : NOBODY;
 	if (group)
 		return true;
-	if (s->opt.group && digits_parse(name, &number, &end) && !*end && number < NOBODY) {
-		s->ledger->group = (gid_t)number;
-		return true;
-	}
 	/* This is what getgrnam(3) may say of a group that does not exist. */
 	if (error == 0 || error == ENOENT || error == ESRCH || error == EBADF || error == EPERM) {
-		if (s->opt.group)
+		if (o->group)
 			usage("%s " VALUE ": there is no such group", option_name('g'), name);
 		return true;
 	}
 	errno = error;
-	if (s->opt.group)
+	if (o->group)
 		return fail("cannot look up the group %s: give its number with -g", name);
 	fail("cannot look up the group %s, so only the server's own user may connect (%s-g says "
 	     "who else)",
@@ -663,6 +1026,32 @@ static bool memoryless(const struct options *o)
 	return o->sized && o->size == 0;
 }
 
+/* What must not be given where there is to be no memory. */
+static void memoryless_check(const struct options *o, const char *file, const char *shm,
+			     const char *size)
+{
+	const struct {
+		bool given;
+		const char *name;
+	} pointless[] = {
+		{o->anonymous, "-A/--anonymous"},
+		{o->truncate, "-t/--truncate"},
+		{o->allocate, "-a/--allocate"},
+		{file, "-f/--file"},
+		{shm, "-s/--shm"},
+		{o->sync, "-y/--sync"},
+	};
+
+	if (!o->legacy)
+		usage("%s " VALUE
+		      ": give a size; only the original stream, %s-L, can do without memory",
+		      option_name('m'), size, own_name());
+	for (size_t i = 0; i < sizeof(pointless) / sizeof(pointless[0]); i++)
+		if (pointless[i].given)
+			usage("%s: there is no memory with %s %s", pointless[i].name, "-m/--size",
+			      size);
+}
+
 /* What holds for the options together, whatever their order; arguments as they were given. */
 static void options_check(const struct options *o, const char *file, const char *shm,
 			  const char *size)
@@ -680,15 +1069,8 @@ static void options_check(const struct options *o, const char *file, const char 
 		      "-A/--anonymous", "-t/--truncate");
 	if (o->truncate && !o->sized)
 		usage("%s needs %s: say which size", "-t/--truncate", "-m/--size");
-	if (memoryless(o) && !o->legacy)
-		usage("%s " VALUE
-		      ": give a size; only the original stream, %s-L, can do without memory",
-		      option_name('m'), size, own_name());
-	if (memoryless(o) && o->anonymous)
-		usage("%s: there is no memory with %s %s", "-A/--anonymous", "-m/--size", size);
-	if (memoryless(o) && (o->truncate || o->allocate))
-		usage("%s: there is no memory with %s %s",
-		      o->truncate ? "-t/--truncate" : "-a/--allocate", "-m/--size", size);
+	if (memoryless(o))
+		memoryless_check(o, file, shm, size);
 	if (o->sized && o->size > 0 && !size_fits(o, o->size, &why))
 		usage("%s " VALUE ": %s", option_name('m'), size, why);
 	if (o->pidfile && !o->anonymous && !strcmp(o->pidfile, o->object))
@@ -749,7 +1131,7 @@ static void anonymous_parse(struct options *o, char **arg)
 /* Takes our own options. */
 static void options_parse_own(struct options *o, int argc, char **argv)
 {
-	const char *file = NULL, *shm = NULL, *size = NULL;
+	const char *file = NULL, *shm = NULL, *size = NULL, *default_file = NULL;
 	int letter;
 
 	while ((letter = getopt_long(argc, argv, short_options, long_options, NULL)) != -1) {
@@ -779,7 +1161,15 @@ static void options_parse_own(struct options *o, int argc, char **argv)
 		case 'i': o->pidfile = path_parse('i', &argv[optind - 1]); break;
 		case 'y': o->sync = number_parse('y', 1, SYNC_MAX); break;
 		case 'v': o->verbose = true; break;
-		case 'V': print_and_exit("tm_ivshmem_server " VERSION "\n");
+		case OPTION_DEFAULT_FILE:
+			default_file = path_parse(letter, &argv[optind - 1]);
+			break;
+		case OPTION_CHECK: o->check = true; break;
+		case 'V':
+			if (optind < argc)
+				print_and_exit(version_text);
+			o->version = true;
+			break;
 		case 'h': print_and_exit(help_text);
 		default: option_mistake(letter, argv[optind - 1]);
 		}
@@ -790,6 +1180,10 @@ static void options_parse_own(struct options *o, int argc, char **argv)
 		      argv[optind]);
 	if (shm)
 		o->object = shm_parse(shm);
+	if (default_file && !file && !shm && !o->anonymous && !memoryless(o)) {
+		o->object = default_file;
+		o->shm = false;
+	}
 	options_check(o, file, shm, size);
 }
 
@@ -849,6 +1243,90 @@ static void options_parse(struct options *o, int argc, char **argv)
 		usage("unexpected argument " VALUE, argv[optind]);
 	if (o->anonymous)
 		o->object = anonymous_text(o->folder);
+}
+
+/* Whether two texts are the same, or neither is there. */
+static bool text_same(const char *a, const char *b)
+{
+	return a && b ? !strcmp(a, b) : a == b;
+}
+
+/* Whether a server would do the same by these options. */
+static bool options_same(const struct options *a, const struct options *b)
+{
+	return text_same(a->object, b->object) && text_same(a->socket, b->socket) &&
+	       text_same(a->pidfile, b->pidfile) && text_same(a->group, b->group) &&
+	       a->shm == b->shm && a->anonymous == b->anonymous && a->daemonize == b->daemonize &&
+	       a->truncate == b->truncate && a->allocate == b->allocate && a->legacy == b->legacy &&
+	       a->verbose == b->verbose && a->sized == b->sized && a->size == b->size &&
+	       a->vectors == b->vectors && a->sync == b->sync;
+}
+
+/* The command line of a process, ended by NULL, and how many words it has; 0: it cannot be read. */
+static int words_read(uint64_t process, char **words, int room)
+{
+	char path[64];
+	FILE *f;
+	size_t size;
+	int n = 0;
+
+	snprintf(path, sizeof(path), "/proc/%" PRIu64 "/cmdline", process);
+	f = fopen(path, "re");
+	if (!f)
+		return 0;
+	for (; n < room - 1; n++) {
+		words[n] = NULL;
+		size = 0;
+		if (getdelim(&words[n], &size, '\0', f) < 0)
+			break;
+	}
+	words[n] = NULL;
+	fclose(f);
+	return n;
+}
+
+/*
+ * Says it if the server that is running was started with other options than these: a restart in
+ * place keeps those. A supervisor tells us its process. A mistake ends a process: so a child reads
+ * them.
+ */
+static void options_compare(const struct options *o)
+{
+	const char *server = getenv("MAINPID");
+	static char *words[1024];
+	struct options theirs;
+	uint64_t process;
+	int n, status;
+	pid_t child;
+	char *end;
+
+	if (!server || !digits_parse(server, &process, &end) || *end)
+		return;
+	n = words_read(process, words, sizeof(words) / sizeof(words[0]));
+	child = n > 0 ? fork() : -1;
+	if (child == 0) {
+		muted = true;
+		optind = 0;
+		options_parse(&theirs, n, words);
+		_exit(options_same(o, &theirs) ? EXIT_SUCCESS : EXIT_FAILURE);
+	}
+	if (child > 0 && TEMP_FAILURE_RETRY(waitpid(child, &status, 0)) == child && status != 0)
+		say("process %" PRIu64 " was started with other options, which a reload keeps: "
+		    "these hold after systemctl restart",
+		    process);
+}
+
+/* Ends the program as --check or --version is to: what of a start can be said without one is. */
+__attribute__((noreturn)) static void options_answer(const struct options *o)
+{
+	gid_t group;
+
+	if (o->group && !group_find(o, &group))
+		exit(EXIT_FAILURE);
+	if (o->version)
+		print_and_exit(version_text);
+	options_compare(o);
+	exit(EXIT_SUCCESS);
 }
 
 /*
@@ -1346,10 +1824,10 @@ static bool store_allocate(const struct server *s, const struct examination *e)
 			if (errno != EINTR || signals_pending())
 				error = errno; /* else it was only stopped for a while */
 		if (tell)
-			fprintf(stderr, "\r%s: reserving %s: %3d %%%s",
-				program_invocation_short_name, s->opt.object,
-				(int)(100 * (at / step + 1) / ((size + step - 1) / step)),
-				error || at + step >= size ? "\n" : "");
+			log_progress("\r%s: reserving %.1000s: %3d %%%s",
+				     program_invocation_short_name, s->opt.object,
+				     (int)(100 * (at / step + 1) / ((size + step - 1) / step)),
+				     error || at + step >= size ? "\n" : "");
 		errno = error;
 		if (error)
 			return fail(failed, SIZE(size), s->opt.object);
@@ -1418,14 +1896,12 @@ static bool store_shrink(struct server *s)
 	return true;
 }
 
-/* Leaves the object behind: flushed to disk, or as it was found if it is not to be kept. */
+/* Leaves the object behind, as it was found if it is not to be kept. */
 static void store_leave(const struct server *s, bool keep)
 {
 	const struct ledger *l = s->ledger;
 	const char *name = s->opt.object;
 
-	if (keep && l->disk >= 0 && fdatasync(l->disk) < 0)
-		fail("cannot flush %s to disk", name);
 	if (!keep && s->object_created)
 		file_remove(l->lock, name);
 	else if (!keep && l->lock >= 0 && l->size > s->object_found &&
@@ -1439,18 +1915,18 @@ static void store_leave(const struct server *s, bool keep)
 static bool store_has_size(const struct server *s)
 {
 	const struct ledger *l = s->ledger;
-	struct stat st;
+	struct statx st;
 
 	if (l->store < 0)
 		return true;
-	if (fstat(l->store, &st) < 0)
+	/* As the kernel knows it: a file server that does not answer is not waited for. */
+	if (statx(l->store, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE, &st) < 0)
 		return fail("cannot examine %s", s->opt.object);
-	return (uint64_t)st.st_size == l->size ||
+	return st.stx_size == l->size ||
 	       complain("%s was %s and has been resized to %s, on which QEMU would crash: give it "
 			"back its size with truncate -s %ju, or end the nodes and start the server "
 			"anew",
-			s->opt.object, SIZE(l->size), SIZE((uint64_t)st.st_size),
-			(uintmax_t)l->size);
+			s->opt.object, SIZE(l->size), SIZE(st.stx_size), (uintmax_t)l->size);
 }
 
 /*
@@ -2229,7 +2705,10 @@ static struct text peer_text(int sock)
 		n = read(fd, comm, sizeof(comm) - 1);
 		close(fd);
 	}
-	comm[n > 0 ? n - 1 : 1] = '\0'; /* without the newline */
+	comm[n > 0 ? n - 1 : 1] = '\0';  /* without the newline */
+	for (char *at = comm; *at; at++) /* whatever it calls itself, the line is ours */
+		if (*at < ' ' || *at > '~' || *at == '(' || *at == ')')
+			*at = '?';
 	snprintf(out.text, sizeof(out.text), "process %d (%s), uid %u", (int)who.pid, comm,
 		 (unsigned int)who.uid);
 	return out;
@@ -2593,6 +3072,7 @@ static bool child_start(struct server *s, int32_t *pid, void (*work)(struct serv
 	sigset_t none;
 
 	if (child == 0) {
+		log_forget();
 		setpgid(0, 0); /* a group with all that it starts */
 		sigemptyset(&none);
 		sigprocmask(SIG_SETMASK, &none, NULL);
@@ -2650,6 +3130,54 @@ static void flush_ended(struct server *s, int status)
 }
 
 /*
+ * Waits for a child when the server ends; whoever sends another signal to end it has waited long
+ * enough. Returns whether the child has ended.
+ */
+static bool child_wait(const struct server *s, pid_t child, int *status)
+{
+	struct pollfd signals = {.fd = s->ledger->signals, .events = POLLIN};
+	struct signalfd_siginfo info;
+	pid_t ended;
+
+	while ((ended = TEMP_FAILURE_RETRY(waitpid(child, status, WNOHANG))) == 0) {
+		poll(&signals, 1, -1);
+		while (read(signals.fd, &info, sizeof(info)) == sizeof(info))
+			if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT ||
+			    info.ssi_signo == SIGQUIT)
+				return false;
+	}
+	return ended == child;
+}
+
+/* Waits for the flush under way, if there is one: the kernel tells of an error but once. */
+static bool flush_wait(struct server *s)
+{
+	int status;
+
+	if (!s->ledger->flusher)
+		return true;
+	if (!child_wait(s, s->ledger->flusher, &status))
+		return complain("ending before %s is on disk, which still goes on: a power cut "
+				"could lose what nodes have written",
+				s->opt.object);
+	flush_ended(s, status);
+	return true;
+}
+
+/* Flushes the object for the last time, in a child all the same: a disk may be dead. */
+static void flush_finish(struct server *s)
+{
+	struct ledger *l = s->ledger;
+
+	if (!flush_wait(s) || l->disk < 0)
+		return;
+	if (child_start(s, &l->flusher, flush_work, "flush the object to disk, doing so here"))
+		flush_wait(s);
+	else if (fdatasync(l->disk) < 0)
+		fail("cannot flush %s to disk", s->opt.object);
+}
+
+/*
  * Restart in place: the process executes the program that is now on disk, which takes over all that
  * is open, and the ledger. First a child tries whether that program can be executed, takes our
  * options and knows our ledger: exec cannot be undone, and a program that fails then would take the
@@ -2703,7 +3231,8 @@ static void program_execute(struct server *s, const char *purpose)
 {
 	char value[64];
 
-	snprintf(value, sizeof(value), "%s %d %d", purpose, s->ledger_fd, background);
+	snprintf(value, sizeof(value), "%s %d %d %zu", purpose, s->ledger_fd, background,
+		 log_lost());
 	if (fcntl(s->ledger_fd, F_SETFD, 0) == 0 && setenv(LEDGER_VARIABLE, value, 1) == 0)
 		execv(s->program, s->argv);
 	fail("cannot execute %s, going on without a restart", s->program);
@@ -2937,6 +3466,8 @@ static int64_t timers_wait(const struct server *s)
 	for (enum timer timer = 0; timer < TIMERS; timer++)
 		if (timers[timer] && timers[timer] < next)
 			next = timers[timer];
+	if (logging.bytes && now_ms() + LOG_RETRY_MS < next)
+		next = now_ms() + LOG_RETRY_MS;
 	if (next == INT64_MAX)
 		return -1;
 	next -= now_ms();
@@ -2980,6 +3511,8 @@ static void serve(struct server *s)
 		supervisor_update(s);
 		if (server_stopped(s))
 			return;
+		if (logging.bytes)
+			log_settle();
 		server_wait(s, &readable, &writable);
 		if (FD_ISSET(l->signals, &readable))
 			signals_take(s);
@@ -3129,7 +3662,8 @@ static bool passed_make_room(struct server *s, struct passed *in)
 			    &in->listener,
 			    &s->null,
 			    &s->spare,
-			    &s->supervisor.sock};
+			    &s->supervisor.sock,
+			    &logging.own};
 	const size_t owns = sizeof(own) / sizeof(own[0]);
 	int from = (int)s->ledger->slots;
 
@@ -3618,6 +4152,7 @@ static bool background_begin(struct server *s)
 		s->parent = ends[1];
 		return true;
 	}
+	log_forget();
 	close(ends[1]);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
@@ -3670,11 +4205,56 @@ static void server_end(struct server *s, bool keep)
 	socket_remove(s);
 	trial_kill(s);
 	if (trial)
-		waitpid(trial, NULL, 0); /* it may have our locks open still */
-	if (s->ledger->flusher && waitpid(s->ledger->flusher, &status, 0) > 0)
-		flush_ended(s, status); /* the kernel tells of an error but once */
+		child_wait(s, trial, &status); /* it may have our locks open still */
+	if (keep)
+		flush_finish(s);
 	store_leave(s, keep);
 	pidfile_remove(s, keep);
+}
+
+/* Whether a path is in a folder that systemd has made for this unit alone (PrivateTmp=). */
+static bool path_private(const char *path)
+{
+	FILE *mounts = fopen("/proc/self/mountinfo", "re");
+	char *line = NULL, root[PATH_MAX], at[PATH_MAX];
+	size_t room = 0, length, longest = 0;
+	bool private = false;
+
+	while (mounts && getline(&line, &room, mounts) > 0) {
+		if (sscanf(line, "%*s %*s %*s %4095s %4095s", root, at) != 2)
+			continue;
+		length = strlen(at);
+		if (length < longest || strncmp(path, at, length) != 0 || path[length] != '/')
+			continue;
+		longest = length; /* of those at one place, the last is seen */
+		private = strstr(root, "/systemd-private-");
+	}
+	free(line);
+	if (mounts)
+		fclose(mounts);
+	return private;
+}
+
+/* Warns of what starts well in a unit of systemd and then serves nobody. */
+static void unit_warn(const struct server *s, bool own_socket)
+{
+	const struct options *o = &s->opt;
+	const char *process = getenv("SYSTEMD_EXEC_PID");
+
+	if (o->daemonize && supervised(s) && process && atoi(process) == (int)getpid())
+		say("warning: a supervisor takes the end of this process, which goes to the "
+		    "background, for the end of the server: %s",
+		    as_qemu() ? "give -F" : "leave out -d");
+	if (!getenv("INVOCATION_ID"))
+		return;
+	if (own_socket && path_private(o->socket))
+		say("warning: nobody outside of this unit can connect to %s, since that folder is "
+		    "private (PrivateTmp=): choose a path in /run with -%c",
+		    o->socket, typed('p'));
+	if (!o->shm && path_private(o->object))
+		say("warning: %s is lost when this unit stops, since that folder is private "
+		    "(PrivateTmp=): choose a path in /var/lib with -f",
+		    o->object);
 }
 
 /* Starts to serve, once it is known what has been taken over. */
@@ -3683,7 +4263,8 @@ static bool server_begin(struct server *s, const struct passed *in)
 	uint32_t group = s->ledger->group;
 	size_t count = s->count; /* without those who wait at a socket that is replaced */
 
-	if (!group_find(s) || !signals_open(s) || !background_begin(s) ||
+	unit_warn(s, in->listener < 0);
+	if (!group_find(&s->opt, &s->ledger->group) || !signals_open(s) || !background_begin(s) ||
 	    !(pidfile_claim(s) || pidfile_forgo(s)) ||
 	    !(in->fits ? store_inherit(s) : store_open(s)) ||
 	    !socket_open(s, in->listener, group) || !(pidfile_write(s) || pidfile_forgo(s)) ||
@@ -3705,6 +4286,7 @@ static bool server_start(struct server *s, unsigned int passed)
 	bool done;
 
 	descriptor_limit_raise();
+	log_take(logging.own); /* higher up */
 	done = passed_sort(&in, passed) && server_inherit(s, &in);
 	if (done && !server_begin(s, &in)) {
 		done = false;
@@ -3747,14 +4329,16 @@ int main(int argc, char **argv)
 	unsigned int passed = passed_count();
 	char purpose[16] = "";
 	int in_background = 0;
+	size_t lost = 0;
 
-	if (variable && sscanf(variable, "%15s %d %d", purpose, &s.ledger_fd, &in_background) != 3)
+	name_begin();
+	if (variable &&
+	    sscanf(variable, "%15s %d %d %zu", purpose, &s.ledger_fd, &in_background, &lost) < 3)
 		variable = NULL;
 	unsetenv(LEDGER_VARIABLE);
-	if (in_background)
-		log_to_syslog();
 	if (!variable)
 		close_range(STDERR_FILENO + 1 + passed, UINT_MAX, 0); /* what the caller had open */
+	log_begin(in_background, !strcmp(purpose, "resume") ? lost : 0);
 	s.argv = argv;
 	s.parent = s.supervisor.sock = -1;
 	s.program = program_path();
@@ -3763,6 +4347,8 @@ int main(int argc, char **argv)
 		return EXIT_FAILURE;
 	}
 	options_parse(&s.opt, argc, argv);
+	if (s.opt.check || s.opt.version)
+		options_answer(&s.opt);
 	s.null = spare_open();
 	s.spare = s.null < 0 ? -1 : spare_open();
 	if (!variable && s.spare < 0)

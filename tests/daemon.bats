@@ -177,6 +177,215 @@ private_syslog() {
 	missing "$SOCK"
 }
 
+# Starts the server with its log in a pipe, on a terminal that has been stopped (Ctrl-S) or in a
+# socket, from which nobody reads until read_log is called; then $WORK/said has what was.
+READER='
+import os, pty, socket, subprocess, sys, termios, time
+kind, work, *command = sys.argv[1:]
+if kind == "pipe":
+	ours, theirs = os.pipe()
+elif kind == "terminal":
+	ours, theirs = pty.openpty()
+	termios.tcflow(theirs, termios.TCOOFF)
+else:
+	ours, theirs = (end.detach() for end in socket.socketpair())
+server = subprocess.Popen(command, stderr=theirs)
+open(work + "/server", "w").write(str(server.pid))
+while not os.path.exists(work + "/go"):
+	time.sleep(0.05)
+if kind == "terminal" and server.poll() is None:
+	termios.tcflow(theirs, termios.TCOON)
+os.close(theirs)
+with open(work + "/said", "wb", 0) as said:
+	while True:
+		try:
+			data = os.read(ours, 65536)
+		except OSError:
+			break
+		if not data:
+			break
+		said.write(data.replace(b"\r\n", b"\n").replace(b"\r", b"\n"))
+sys.exit(server.wait())
+'
+
+start_unread() { # KIND ARGUMENT...
+	need_tool python3
+	rm -f "$WORK/server" "$WORK/go" "$WORK/said"
+	python3 -c "$READER" "$1" "$WORK" "${WRAP[@]}" "$SERVER" -p "$SOCK" "${@:2}" 3>&- &
+	READER_PID=$!
+	PIDS+=("$READER_PID")
+	eventually test -s "$WORK/server"
+	PID=$(cat "$WORK/server")
+	PIDS+=("$PID")
+	eventually test -S "$SOCK"
+}
+
+read_log() {
+	: >"$WORK/go"
+}
+
+lines_said() { # PATTERN
+	grep -c "$1" "$WORK/said" || true
+}
+
+# A node comes and goes, which are so many lines with -v -n 512.
+LINES_FOR_NODE=$((1 + 515 + 1))
+node_comes() {
+	greeting "$SOCK" 515 >"$WORK/greeting"
+	is 'messages' "$(wc -l <"$WORK/greeting")" 515
+}
+
+@test "a log that nobody reads for a while delays nobody, and says how many lines are missing" {
+	local kind i dropped
+	for kind in pipe terminal socket pipe-of-another; do
+		if [ "$kind" = pipe-of-another ]; then # which may not be opened once more
+			need_root
+			need_tool setpriv
+			chown "$NOBODY" "$DIR"
+			cp "$SERVER" "$WORK/tm_ivshmem_server"
+			SERVER=$WORK/tm_ivshmem_server
+			WRAP=(setpriv "--reuid=$NOBODY" "--regid=$NOBODY" --clear-groups)
+			rm store
+		fi
+		start_unread "${kind%-of*}" -v -n 512 -f store -a -m 64M
+		for i in {1..8}; do node_comes; done
+		all_left() { [ "$(find "/proc/$PID/fd" | wc -l)" -lt 200 ]; }
+		eventually all_left
+		read_log
+		eventually grep -q 'lines dropped here' "$WORK/said"
+		dropped=$(sed -n 's/^tm_ivshmem_server: lines dropped here, since nobody read this log: //p' "$WORK/said")
+		[ "$dropped" -gt 100 ]
+		is "lines of a $kind" $(($(lines_said '^tm_ivshmem_server: .*[a-z0-9]$') + dropped - \
+			$(lines_said 'reserving\|lines dropped'))) $((2 + 8 * LINES_FOR_NODE))
+		is 'the first' "$(grep -v reserving "$WORK/said" | head -n 1)" \
+			"tm_ivshmem_server: serving $DIR/store, size 64M, vectors 512, socket $SOCK"
+		is 'lines that are none' "$(grep -vc '^tm_ivshmem_server: ' "$WORK/said")" 0
+		greeting "$SOCK" 1 >/dev/null
+		left_last() { tail -n 1 "$WORK/said" | grep -q 'ID 0 left'; }
+		eventually left_last
+		kill "$PID"
+		wait "$READER_PID"
+		missing "$SOCK"
+	done
+}
+
+@test "a log that nobody reads any more keeps no server from ending, nor from a restart" {
+	local kind lines
+	for kind in pipe terminal socket; do
+		start_unread "$kind" -v -n 512 -f store
+		for _ in {1..8}; do node_comes; done
+		kill -HUP "$PID"
+		peer
+		kill "$PID"
+		eventually ended_or_zombie "$PID"
+		read_log
+		wait "$READER_PID"
+		missing "$SOCK"
+	done
+	# What had no room before the restart is counted after it.
+	start_unread pipe -v -n 512 -f store
+	for _ in {1..8}; do node_comes; done
+	kill -HUP "$PID"
+	restarted() { tr '\0' ' ' <"/proc/$PID/cmdline" | grep -qF "$DIR/store"; }
+	eventually restarted
+	read_log
+	eventually grep -q 'restarted in place' "$WORK/said"
+	lines=$(sed -n 's/^tm_ivshmem_server: lines dropped here, since nobody read this log: //p' "$WORK/said")
+	is lines $(($(lines_said '^tm_ivshmem_server: .*[a-z0-9]$') - $(lines_said 'dropped here\|restarted') + lines)) \
+		$((2 + 8 * LINES_FOR_NODE))
+	kill "$PID"
+	wait "$READER_PID"
+}
+
+ended_or_zombie() { # PID
+	ended "$1" || grep -q '^State:.Z' "/proc/$1/status"
+}
+
+# --- names
+
+@test "whatever the program is called, it says what it has to say" {
+	local name text
+	for name in "$(printf 'n%.0s' {1..254})" "$(printf 'n%.0s' {1..255})" "$(printf 'n%.0s' {1..9000})" \
+		"/$(printf 'n%.0s' {1..9000})" ''; do
+		STATUS=0
+		(exec -a "$name" "$SERVER" -m 3G) >"$WORK/out" 2>"$WORK/err" 3>&- || STATUS=$?
+		is "status as ${#name} bytes" "$STATUS" 2
+		said_lines 1 "${#name} bytes"
+		has "$WORK/err" "'3G': not a power of two" 2G 4G --help
+		: >"$LOG"
+		(exec -a "$name" "$SERVER" -p "$SOCK" -f store) >"$LOG" 2>&1 3>&- &
+		PID=$!
+		PIDS+=("$PID")
+		ready
+		greeting "$SOCK" >/dev/null
+		kill -HUP "$PID"
+		eventually grep -q 'restarted in place' "$LOG"
+		has "$LOG" "$DIR/store" 'ID 0 joined' 'ID 0 left'
+		stop
+	done
+	is 'who has no name' "$(grep -vc '^tm_ivshmem_server: ' "$LOG")" 0
+}
+
+@test "a program that was started without a single word" {
+	need_namespace
+	mkdir tmp shm
+	cp "$SERVER" tmp/tm_ivshmem_server
+	unshare -m sh -c 'mount --bind shm /dev/shm && mount --bind tmp /tmp && exec perl -e "$1"' sh '
+		require "sys/syscall.ph";
+		my ($program, $nothing) = ("/tmp/tm_ivshmem_server", pack("Q", 0));
+		syscall(&SYS_execve, $program, $nothing, $nothing);
+		die "execve: $!\n"' >"$LOG" 2>&1 3>&- &
+	PID=$!
+	PIDS+=("$PID")
+	ready
+	has "$LOG" 'tm_ivshmem_server: serving /dev/shm/ivshmem'
+	greeting tmp/ivshmem_socket >/dev/null
+	kill -HUP "$PID"
+	eventually grep -q 'tm_ivshmem_server: restarted in place' "$LOG"
+	stop
+}
+
+@test "what a process or a path is called cannot make a line say something else" {
+	local name shown bytes long
+	need_tool python3
+	start -f store
+	while IFS='|' read -r name shown; do
+		python3 -c '
+import ctypes, socket, sys
+ctypes.CDLL(None).prctl(15, eval("b\"" + sys.argv[1] + "\""), 0, 0, 0)
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[2])
+s.recv(8)' "$name" "$SOCK" 3>&-
+		eventually grep -qF "($shown), uid " "$LOG"
+	done <<-'END'
+		x), uid 0 (y|x?, uid 0 ?y
+		\x9b31mred|?31mred
+		\xc2\x9b1m|??1m
+		a\nb|a?b
+		\xc3\xa4|??
+		CPU 0/KVM|CPU 0/KVM
+	END
+	is 'lines of another form' \
+		"$(grep joined "$LOG" | grep -vcE '^tm_ivshmem_server: ID 0 joined: process [0-9]+ \([^()]+\), uid 0$')" 0
+	is 'bytes that are no text' "$(LC_ALL=C grep -c '[^ -~]' "$LOG")" 0
+	stop
+	# A path in UTF-8 stays as it is; what is none, and what controls a terminal, does not.
+	for bytes in 'Gedächtnis-記憶-🧠:Gedächtnis-記憶-🧠' $'a\xc2\x9bm:a??m' $'a\x9b:a?' $'a\xc3:a?' $'\xc0\xaf:??' \
+		$'\xe0\x80\xaf:???' $'\xed\xa0\x80:???' $'\xf4\x90\x80\x80:????' $'\xff\xe2\x82:???' $'\xc2\xa0:\xc2\xa0'; do
+		serves "serving $DIR/${bytes#*:}, size 1M" -- -f "$DIR/${bytes%:*}"
+	done
+	# The remedy stands at the end of a line, which is cut in its middle.
+	long=$(printf 'n%.0s' {1..249})
+	long=$(printf "/$long%.0s" {1..16})
+	long=${long:0:$((4080 - ${#DIR}))}
+	mkdir -p "$DIR$long"
+	truncate -s 1M "$DIR$long/store"
+	try "$SERVER" -p "$SOCK" -f "$DIR$long/store" -m 4M
+	is status "$STATUS" 1
+	has "$WORK/err" "$DIR" ... 'add -t to enlarge it'
+	[ "$(wc -c <"$WORK/err")" -le 4096 ]
+}
+
 # --- the pidfile
 
 @test "the pidfile: the process ID, locked while it lives, gone at the end" {
@@ -388,6 +597,68 @@ bytes_of() {
 	stop_daemon
 }
 
+@test "a system's log that has stopped delays nobody, and misses nothing for a while" {
+	local i listener
+	private_syslog
+	listener=${PIDS[0]}
+	kill -STOP "$listener"
+	daemonize -s "$SHM"
+	for i in {1..30}; do
+		greeting "$SOCK" >"$WORK/greeting"
+		is "messages of greeting $i" "$(wc -l <"$WORK/greeting")" 4
+	done
+	kill -CONT "$listener"
+	all_there() { [ "$(grep -c 'ID 0 left' "$WORK/syslog")" = 30 ]; }
+	eventually all_there # though nothing else happens
+	is 'those that joined' "$(grep -c 'ID 0 joined' "$WORK/syslog")" 30
+	is 'those that are dropped' "$(grep -c dropped "$WORK/syslog")" 0
+	is 'sockets that select could not do without' \
+		"$(find "/proc/$PID/fd" -lname 'socket:*' | grep -cE '/[0-9]{1,3}$')" 1
+	# Nor does it keep the server from ending.
+	kill -STOP "$listener"
+	for i in {1..10}; do greeting "$SOCK" >/dev/null; done
+	stop_daemon
+	kill -CONT "$listener"
+}
+
+@test "a system's log that takes no datagrams, and one that is started anew" {
+	local i
+	need_namespace
+	mkdir "$WORK/dev" "$WORK/dev/shm"
+	: >"$WORK/dev/null"
+	WRAP=(unshare -m sh -c 'mount --bind /dev/null "$0/null" && mount --bind /dev/shm "$0/shm" &&
+		mount --rbind "$0" /dev && exec "$@"' "$WORK/dev")
+	streams() {
+		perl -MSocket -e '
+			$| = 1;
+			socket(my $l, PF_UNIX, SOCK_STREAM, 0) or die;
+			bind($l, pack_sockaddr_un($ARGV[0])) or die;
+			listen($l, 5) or die;
+			print "listening\n";
+			accept(my $s, $l) or die;
+			print while <$s>' "$WORK/dev/log" >"$WORK/syslog" 2>&1 3>&- &
+		LISTENER=$!
+		PIDS+=("$LISTENER")
+		eventually grep -q listening "$WORK/syslog"
+	}
+	streams
+	daemonize -s "$SHM"
+	greeting "$SOCK" >/dev/null
+	eventually grep -q 'ID 0 left' "$WORK/syslog"
+	is 'lines of another form' "$(tail -n +2 "$WORK/syslog" |
+		grep -vcE "^<30>[A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8} tm_ivshmem_server\[$PID\]: [a-zI]")" 0
+	kill "$LISTENER"
+	rm "$WORK/dev/log"
+	listen "$WORK/dev/log" "$WORK/syslog"
+	greeting "$SOCK" >/dev/null
+	eventually grep -q 'ID 0 left' "$WORK/syslog"
+	has "$WORK/syslog" 'ID 0 joined'
+	kill -HUP "$PID"
+	eventually grep -q "tm_ivshmem_server\[$PID\]: restarted in place" "$WORK/syslog"
+	stop_daemon
+	eventually grep -q ': ending' "$WORK/syslog"
+}
+
 @test "in the foreground nothing goes to syslog, and in the background nothing elsewhere" {
 	private_syslog
 	start -s "$SHM"
@@ -429,6 +700,44 @@ bytes_of() {
 	stop_daemon
 	eventually grep -qx STOPPING=1 "$WORK/notified"
 	is 'what was told' "$(cat "$WORK/notified")" $'listening\nREADY=1\nclient: connected\nSTOPPING=1'
+}
+
+@test "a unit whose server serves nobody is warned of, with the remedy" {
+	local private=$WORK/systemd-private-0123456789abcdef-x.service-AbCdEf/tmp
+	listen "$WORK/notify" "$WORK/notified"
+	export NOTIFY_SOCKET=$WORK/notify
+	# What systemd itself has started: its process is told.
+	serves 'connect a node' -- -f store
+	hasnt "$LOG" warning
+	WRAP=(bash -c 'SYSTEMD_EXEC_PID=$$ exec "$@"' bash)
+	serves 'connect a node' -- -f store
+	hasnt "$LOG" warning
+	daemonize -f store
+	has "$WORK/err" 'warning: a supervisor takes the end of this process' 'leave out -d'
+	stop_daemon
+	# A script in some unit, which starts one in the background, does well.
+	WRAP=(env SYSTEMD_EXEC_PID=1)
+	daemonize -f store
+	hasnt "$WORK/err" warning
+	stop_daemon
+	unset NOTIFY_SOCKET
+	need_namespace
+	mkdir -p "$private"
+	WRAP=(unshare -m sh -c 'mount --bind "$0" /var/tmp && exec "$@"' "$private")
+	export INVOCATION_ID=0123456789abcdef0123456789abcdef
+	SOCK=/var/tmp/sock launch -f store
+	ready
+	has "$LOG" 'warning: nobody outside of this unit can connect to /var/tmp/sock' '/run with -p'
+	is 'warnings' "$(grep -c warning "$LOG")" 1
+	stop
+	serves 'warning: /var/tmp/store is lost when this unit stops' '/var/lib with -f' -- -f /var/tmp/store
+	is 'warnings' "$(grep -c warning "$LOG")" 1
+	serves 'connect a node' -- -f /var/tmpstore
+	hasnt "$LOG" warning
+	rm /var/tmpstore
+	unset INVOCATION_ID
+	serves 'connect a node' -- -f /var/tmp/store
+	hasnt "$LOG" warning
 }
 
 @test "NOTIFY_SOCKET that leads nowhere does not keep it from serving" {
@@ -499,11 +808,11 @@ flushed() { # NUMBER
 	is 'flushes while the node is there' "$(flushes)" 0
 	kill "$PEER_PID"
 	eventually flushed 1
-	run -1 grep "^$PID .*fdatasync" "$WORK/trace"
 	greeting "$SOCK" >/dev/null
 	eventually flushed 2
 	stop
-	grep "^$PID .*fdatasync(" "$WORK/trace"
+	is 'flushes' "$(flushes)" 3
+	run -1 grep "^$PID .*fdatasync" "$WORK/trace"
 	hasnt "$LOG" 'cannot flush'
 }
 
@@ -560,6 +869,34 @@ flushed() { # NUMBER
 	start -f store
 	alive "$flusher"
 	stop
+}
+
+@test "a disk that answers no more: the end waits for it, until it is told a second time" {
+	local flusher when
+	for when in before after; do
+		traced --inject=fdatasync:delay_enter=600000000
+		start -f store -i pid
+		flusher_at_work() {
+			flusher=$(pgrep -P "$PID") && grep -q 'fdatasync(' "$WORK/trace"
+		}
+		if [ "$when" = before ]; then
+			greeting "$SOCK" >/dev/null
+			eventually flusher_at_work
+		fi
+		kill "$PID"
+		eventually flusher_at_work
+		PIDS+=("$(awk '/^TracerPid/ { print $2 }' "/proc/$flusher/status")" "$flusher")
+		sleep 1.5 # more than greetings under way would get
+		alive "$PID"
+		missing "$SOCK"
+		kill -USR1 "$PID"
+		sleep 0.2
+		alive "$PID"
+		stop INT
+		has "$LOG" "ending before $DIR/store is on disk"
+		missing pid
+		kill -KILL "${PIDS[@]: -2}"
+	done
 }
 
 # --- a start in the background

@@ -187,8 +187,12 @@ wrong() { # TEXT... -- ARGUMENT...
 	wrong "-p ''" -- -p ''
 	wrong "-M ''" -- -M ''
 	wrong "-M '/dev/shm/x'" 'a folder goes with -m' -- -M /dev/shm/x
-	for size in 4X 1.5G -1 +1 ' 1' 0x1000 4KB M 1kk ''; do
+	for size in 4X -1 -0 4KB M 1kk '' . .M + 1.5 0.5B 1.5e3 0x 0xK 0x1000K 0x1.8 0b100 1e3 4M.5 1..5M '4 M'; do
 		wrong "-l '$size'" 'plain numbers are bytes' -- -l "$size"
+	done
+	wrong "-l '1.5G'" 'power of two' 1G 2G -- -l 1.5G
+	for size in 8E 16E 0x10000000000000000 99999999999999999999.5K 8191.9999999999999999999P; do
+		wrong "-l '$size'" 'more than' -- -l "$size"
 	done
 	wrong "-l '0'" 'give a size' 'tm_ivshmem_server -L' -- -F -l 0
 	wrong "-l '30M'" 'power of two' 16M 32M -- -l 30M -n 8
@@ -240,6 +244,34 @@ start_here() { # ARGUMENT...
 		has "$WORK/out" 'Usage: ivshmem-server' '-l SIZE' /var/run/ivshmem-server.pid
 		is "lines too long for a terminal" "$(awk 'length > 90' "$WORK/out")" ''
 	done
+}
+
+@test "sizes that QEMU's server takes" {
+	local size bytes
+	while read -r size bytes; do
+		# QEMU itself has the last word; up to 8.0 it wants a digit first.
+		if [[ $size != .* ]] && command -v qemu-img >/dev/null; then
+			qemu-img create -q -f raw image "$size"
+			is "bytes of $size for QEMU" "$(stat -c %s image)" "$bytes"
+		fi
+		start_here -M "$SHM" -l "$size"
+		stop
+		is "bytes of -l $size" "$(stat -c %s "/dev/shm/$SHM")" "$bytes"
+		rm "/dev/shm/$SHM"
+	done <<-END
+		4194304B 4194304
+		4194304b 4194304
+		0x400000 4194304
+		0X1000 4096
+		0.5M 524288
+		.5M 524288
+		2.M 2097152
+		0.0009765625g 1048576
+		0.000000953674316T 1048576
+		0.00390625M 4096
+		00004096 4096
+		+4M 4194304
+	END
 }
 
 # --- the object

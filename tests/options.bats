@@ -4,11 +4,15 @@
 
 load lib/common
 
-# The options as the parser has them, one a line: letter, name, whether it takes a value.
+# The options as the parser has them, one a line: letter, name, whether it takes a value. Of those
+# without a letter, a list of its own.
 setup_more() {
 	OPTIONS=$(grep -o -E "\{\"[a-z]+\", [a-z]+_argument, NULL, '.'\}" "$SOURCE_DIR/tm_ivshmem_server.c" |
 		sed -E "s/.\"(.+)\", (.+)_argument, NULL, '(.)'./\3 \1 \2/" | sort -u)
 	[ "$(wc -l <<<"$OPTIONS")" -ge 15 ]
+	WORDS=$(sed -nE 's/.*\{"([a-z-]+)", ([a-z]+)_argument, NULL, [A-Z_]+\},/\1 \2/p' \
+		"$SOURCE_DIR/tm_ivshmem_server.c" | sort -u)
+	[ "$(wc -l <<<"$WORDS")" -ge 2 ]
 }
 
 # --- mistakes
@@ -45,6 +49,10 @@ setup_more() {
 		misuse "-$letter/--$name needs a value" -- "-v$letter"
 		misuse "-$letter/--$name needs a value" -- -L "--$name"
 	done <<<"$OPTIONS"
+	while read -r name takes; do
+		[ "$takes" = required ] || continue
+		misuse ": --$name needs a value" -- "--$name"
+	done <<<"$WORDS"
 }
 
 @test "a value for an option that takes none" {
@@ -54,6 +62,10 @@ setup_more() {
 		misuse "-$letter/--$name takes no value" "'--$name=1'" -- "--$name=1"
 		misuse "-$letter/--$name takes no value" "'--$name='" -- "--$name="
 	done <<<"$OPTIONS"
+	while read -r name takes; do
+		[ "$takes" = no ] || continue
+		misuse ": --$name takes no value" "'--$name=1'" -- "--$name=1"
+	done <<<"$WORDS"
 }
 
 @test "an empty value, for each option that takes one" {
@@ -64,6 +76,10 @@ setup_more() {
 		misuse "-$letter/--$name ''" -- "--$name="
 		misuse "-$letter/--$name ''" -- "--$name" ''
 	done <<<"$OPTIONS"
+	while read -r name takes; do
+		[ "$takes" = required ] || continue
+		misuse ": --$name ''" -- "--$name" ''
+	done <<<"$WORDS"
 }
 
 @test "sizes that are none" {
@@ -141,6 +157,10 @@ setup_more() {
 	misuse -t/--truncate -m/--size -- -f store --truncate
 	misuse -t/--truncate -m/--size -- -L -t -m 0
 	misuse -a/--allocate -m/--size -- -L --allocate -m 0
+	misuse 'f/--file: there is no memory' '-m/--size 0' -- -L -f store -m 0
+	misuse 's/--shm: there is no memory' -- -m 0 -s "$SHM" -L
+	misuse 'y/--sync: there is no memory' -- -m 0 -y 5 -L
+	misuse 'y/--sync: there is no memory' -- -m 0 -y 5 -L --default-file store
 	misuse -y/--sync -f/--file -- -y 5
 	misuse -y/--sync -f/--file -- -s "$SHM" --sync=5
 	misuse -y/--sync -f/--file -- -A -y 5
@@ -248,6 +268,9 @@ setup_more() {
 
 @test "--help lists exactly the options that the parser takes" {
 	local letter name takes listed taken
+	is 'those without a letter' \
+		"$("$SERVER" --help | sed -nE 's/^      --([a-z-]+)( PATH)?  .*/\1\2/p' | sort)" \
+		"$(sed 's/ required/ PATH/; s/ no$//' <<<"$WORDS")"
 	listed=$("$SERVER" --help |
 		sed -n -E 's/^  -(.), --([a-z]+)(\[=[A-Z]+\]| [A-Z].*)?  .*/\1 \2/p' | sort)
 	taken=$(cut -d' ' -f1,2 <<<"$OPTIONS")
@@ -271,6 +294,157 @@ setup_more() {
 		fi
 	done
 	is 'letters taken' "$(sort <<<"${taken%$'\n'}")" "$(cut -d' ' -f1 <<<"$OPTIONS")"
+}
+
+# --- what a start would say, without one
+
+# What a start says of a command line, --check says, wherever it stands, and --version behind it.
+checks() { # ARGUMENT...
+	local before wanted
+	try "$SERVER" -p "$SOCK" "$@"
+	is "status of: $*: $(<"$WORK/err")" "$STATUS" 2
+	wanted=$(<"$WORK/err")
+	before=$(state)
+	try "$SERVER" -p "$SOCK" "$@" --check
+	is "status of --check behind: $*" "$STATUS" 2
+	is "what --check says behind: $*" "$(<"$WORK/err")" "$wanted"
+	try "$SERVER" --check -p "$SOCK" "$@"
+	is "status of --check before: $*" "$STATUS" 2
+	is "what --check says before: $*" "$(<"$WORK/err")" "$wanted"
+	try "$SERVER" -p "$SOCK" "$@" --version
+	is "status of --version behind: $*" "$STATUS" 2
+	is "what --version says behind: $*" "$(<"$WORK/err")" "$wanted"
+	is "stdout of --version behind: $*" "$(<"$WORK/out")" ''
+	is 'what stands here' "$(state)" "$before"
+}
+
+@test "--check and a last --version say what a start would say of the command line" {
+	checks -m 3G
+	checks -g no-such-group
+	checks -f store -s "$SHM"
+	checks -y 5
+	checks -t
+	checks store
+	checks -L -m 0 -f store
+	checks -A -t -m 4M
+	checks -f both -i both
+	checks -n 2049
+	checks -x
+	checks --frobnicate
+	cd "$WORK"
+	mkdir gone
+	cd gone
+	rmdir ../gone
+	checks -f store
+}
+
+@test "--check says nothing where all is right, and touches nothing" {
+	local before
+	echo 'something else' >pid
+	truncate -s 4M store
+	before=$(state)
+	passes() { # ARGUMENT...
+		try "$SERVER" "$@" --check
+		is "status of: $*: $(<"$WORK/err")" "$STATUS" 0
+		is "what is said of: $*" "$(cat "$WORK/out" "$WORK/err")" ''
+		try "$SERVER" --ch "$@"
+		is "status of: $*" "$STATUS" 0
+		try "$SERVER" "$@" -V
+		is "status of: $*" "$STATUS" 0
+		is "stdout of: $*" "$(<"$WORK/out")" "$("$SERVER" --version)"
+		is 'what stands here' "$(state)" "$before"
+	}
+	passes
+	passes -d -f store -m 4M -y 5 -p sock -i pid -g 0 -n 2 -a -v
+	passes -s "$SHM" -t -m 64K -g root
+	passes -L -m 0 -n 0
+	passes -A -m 4G
+	# What a start finds on disk is another matter.
+	passes -f store -m 8M -p "$DIR/missing/sock"
+	# It never becomes a server, with what a supervisor passes neither.
+	LISTEN_PID=$$ LISTEN_FDS=1 passes -f store
+}
+
+@test "--version that is not the last word is printed at once" {
+	try "$SERVER" --version -m 3G
+	is status "$STATUS" 0
+	has "$WORK/out" 'tm_ivshmem_server '
+	try "$SERVER" -vV -x
+	is status "$STATUS" 0
+	try "$SERVER" -m 3G -vV
+	is status "$STATUS" 2
+	try "$SERVER" -V --check
+	is status "$STATUS" 0
+	has "$WORK/out" 'tm_ivshmem_server '
+}
+
+@test "--check says whether the server that runs has other options" {
+	# As a supervisor's reload does.
+	same() { # ARGUMENT...
+		try env MAINPID="$PID" "$SERVER" "$@" --check
+		is "status of: $*" "$STATUS" 0
+		is "what is said of: $*" "$(<"$WORK/err")" ''
+	}
+	other() { # ARGUMENT...
+		try env MAINPID="$PID" "$SERVER" --check "$@"
+		is "status of: $*" "$STATUS" 0
+		said_lines 1 "$@"
+		has "$WORK/err" "process $PID was started with other options" 'systemctl restart'
+	}
+	compared() {
+		same -p sock -f store -m 1M -v
+		same -v --size=1024K --socket="$DIR/sock" --file="$DIR/store"
+		same -p sock --default-file store -m 1 -v -n 1
+		other -p sock -f store -m 1M
+		other -p sock -f store -v
+		other -p sock -f other -m 1M -v
+		other -p other -f store -m 1M -v
+		other -p sock -s "$SHM" -m 1M -v
+		other -p sock -f store -m 1M -v -g 0
+		other -p sock -f store -m 1M -v -y 7
+		other -p sock -f store -m 1M -v -i pid
+		other -p sock -f store -m 1M -v -a
+		other -p sock -f store -m 1M -v -n 2
+		try env MAINPID="$PID" "$SERVER" --check -p sock -f store -m 1M -x
+		is status "$STATUS" 2
+	}
+	SOCK=sock start -f store -m 1M -v
+	compared
+	# One that was restarted in place has absolute paths.
+	kill -HUP "$PID"
+	eventually grep -q 'restarted in place' "$LOG"
+	compared
+	stop
+	# A command line that is no server's of ours, and processes that are none.
+	sleep 1000 3>&- &
+	PID=$!
+	PIDS+=("$PID")
+	other -f store
+	for PID in 999999999 0 '' x 99999999999999999999; do
+		same -f store
+	done
+}
+
+# --- the file unless something else is said
+
+@test "--default-file is -f where nothing else is said, and nothing where it is" {
+	serves "serving $DIR/store, size 2M" -- --default-file store -m 2M
+	is 'size' "$(stat -c %s store)" $((2 << 20))
+	serves "serving $DIR/store, size 1M" 'shrank' -- --default-file "$DIR/store" -y 5 -t -m 1M
+	serves "serving $DIR/other, size 1M" -- --default-file missing -f other
+	serves "serving $DIR/other, size 1M" -- -f other --default-file=missing
+	serves "serving /dev/shm/$SHM, size 1M" -- --default-file missing -s "$SHM"
+	serves 'serving anonymous memory, size 1M' -- --default-file missing -A
+	MESSAGES=2 serves 'without memory' -- -L -m 0 --default-file missing
+	missing missing
+	misuse "-i/--pidfile '$DIR/both'" -- --default-file both -i both
+	misuse -y/--sync -- --default-file missing -s "$SHM" -y 5
+	# It is absolute when the working directory is another.
+	daemonize --default-file store
+	kill -HUP "$PID"
+	restarted() { tr '\0' ' ' <"/proc/$PID/cmdline" | grep -qF -- "--default-file $DIR/store "; }
+	eventually restarted
+	stop_daemon
 }
 
 # --- what is right
@@ -351,11 +525,10 @@ setup_more() {
 	start -s "$SHM" --legacy -m 12K
 	is 'the greeting' "$(greeting "$SOCK" 3)" $'0\n-1 fd 12288\n0 fd 0'
 	stop
-	start -L -m 0 -s "$SHM-none" -n 2
+	start -L -m 0 -n 2
 	has "$LOG" 'without memory'
 	is 'the greeting' "$(greeting "$SOCK" 3)" $'0\n0 fd 0\n0 fd 0'
 	stop
-	missing "/dev/shm/$SHM-none"
 }
 
 @test "--verbose logs every message, otherwise there is one line for each event" {

@@ -38,7 +38,7 @@ static const struct {
 	{"write", "EIO ENOSPC EDQUOT EPIPE EAGAIN EINTR"},
 	{"pwrite64", "EIO ENOSPC EDQUOT EFBIG EINTR"},
 	{"lseek", "EIO EOVERFLOW"},
-	{"newfstatat fstat stat lstat", "ENOMEM EACCES EIO EOVERFLOW"},
+	{"newfstatat fstat stat lstat statx", "ENOMEM EACCES EIO EOVERFLOW"},
 	{"fstatfs", "EIO EINTR ENOMEM ENOSYS"},
 	{"flock", "EINTR ENOLCK EAGAIN"},
 	{"ftruncate", "EIO EFBIG EINTR EPERM ENOSPC EDQUOT ETXTBSY"},
