@@ -3053,6 +3053,7 @@ struct passed {
 	size_t count;
 	struct parcel *parcels;
 	const struct parcel *ungreeted; /* that of a client still to be welcomed, or NULL */
+	bool regained;                  /* the object was not passed, and has been opened again */
 	bool nodes;                     /* somebody is there still */
 	bool fits;                      /* and is taken over, since our options are his */
 	const char *why;                /* if not: why nodes are let go */
@@ -3147,21 +3148,67 @@ static bool passed_sort(struct passed *in, unsigned int count)
 	return fine;
 }
 
-/*
- * How many peers can be taken over where few descriptors may be open: each takes first its socket
- * and its parcel, and in the end its socket and its eventfds. What is our own takes some as well,
- * and so does a parcel that is looked into.
- */
-#define OWN_DESCRIPTORS 24
-
-static size_t peers_room(const struct server *s)
+/* Names a node that is let go, since it would not know for sure who lives. */
+static void node_name(const struct peer *p, const char *why)
 {
-	size_t vectors = s->ledger->vectors, own = OWN_DESCRIPTORS + PARCEL_EVENTFDS + vectors;
-	struct rlimit limit;
+	say("ID %d left: %s: restart the node, process %d", p->id, why, (int)p->process);
+}
 
-	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
-		return SIZE_MAX;
-	return limit.rlim_cur < own ? 0 : (limit.rlim_cur - own) / (1 + (vectors ? vectors : 1));
+/* How many peers can be taken over with so many open descriptors: each takes first its socket and
+ * its parcel, and in the end its socket and its eventfds; a parcel that is looked into takes some
+ * as well, and so does what is our own. */
+static size_t peers_room(const struct server *s, rlim_t limit)
+{
+	size_t vectors = s->ledger->vectors, own = 24 + PARCEL_EVENTFDS + vectors;
+
+	return limit < own ? 0 : (limit - own) / (1 + (vectors ? vectors : 1));
+}
+
+/*
+ * Gives up the peers that cannot be taken over, since nothing of them was passed, or too few
+ * descriptors may be open; and closes all parcels but those of the others.
+ */
+static void peers_give_up(struct server *s, struct passed *in)
+{
+	struct ledger *l = s->ledger;
+	struct rlimit limit = {.rlim_cur = RLIM_INFINITY};
+	fd_set kept, few;
+	size_t room;
+
+	getrlimit(RLIMIT_NOFILE, &limit);
+	room = peers_room(s, limit.rlim_cur);
+	FD_ZERO(&kept);
+	FD_ZERO(&few);
+	for (size_t i = 0; i < in->count; i++) {
+		struct parcel *parcel = &in->parcels[i];
+
+		if (parcel == in->ungreeted)
+			continue;
+		if (parcel->sock >= 0 && room > 0 && (rlim_t)parcel->sock < limit.rlim_cur) {
+			FD_SET(parcel->sock, &kept);
+			room--;
+			continue;
+		}
+		if (parcel->sock >= 0)
+			FD_SET(parcel->sock, &few);
+		close(parcel->fd);
+		parcel->fd = -1;
+	}
+	for (int sock = 0; sock < (int)l->slots; sock++) {
+		struct peer *p = peer_at(s, sock);
+
+		if (!p->serial || FD_ISSET(sock, &kept))
+			continue;
+		if (p->serial != departed_last(l)) {
+			node_name(p, FD_ISSET(sock, &few)
+					     ? "too few descriptors may be open to take it over "
+					       "(ulimit -n, LimitNOFILE=)"
+					     : "it had not been stored when the server died");
+			departure_note(l, p->serial, p->id);
+			l->flush_due = true;
+		}
+		p->serial = 0;
+	}
 }
 
 /* Gives a descriptor another number if its own is that of a peer, which /dev/null then holds. */
@@ -3175,9 +3222,8 @@ static bool descriptor_vacate(const struct server *s, int *fd)
 	if (other < 0)
 		return fail("cannot take over: there is no room for the descriptors of the nodes");
 	*fd = other;
-	if (dup3(s->null, number, O_CLOEXEC) < 0)
-		close(number); /* it lies beyond the limit of descriptors */
-	return true;
+	return dup3(s->null, number, O_CLOEXEC) >= 0 ||
+	       fail("cannot take over: cannot hold the number of a node's socket");
 }
 
 /*
@@ -3196,20 +3242,7 @@ static bool passed_make_room(struct server *s, struct passed *in)
 			    &in->own[OWN_LOCK]};
 	const size_t listeners = 2; /* at which select is to look */
 	const size_t owns = sizeof(own) / sizeof(own[0]), all = owns + in->count;
-	size_t room = peers_room(s);
 
-	for (size_t i = 0; i < in->count; i++) {
-		struct parcel *parcel = &in->parcels[i];
-
-		if (parcel->sock < 0)
-			continue;
-		if (room == 0) {
-			close(parcel->fd);
-			parcel->fd = -1;
-		} else {
-			room--;
-		}
-	}
 	for (size_t i = listeners; i < all; i++) {
 		int *fd = i < owns ? own[i] : &in->parcels[i - owns].fd;
 
@@ -3217,7 +3250,7 @@ static bool passed_make_room(struct server *s, struct passed *in)
 	}
 	for (int sock = 0; sock < (int)s->ledger->slots; sock++)
 		if (peer_at(s, sock)->serial && fcntl(sock, F_GETFD) < 0 &&
-		    dup3(s->null, sock, O_CLOEXEC) < 0 && errno != EBADF)
+		    dup3(s->null, sock, O_CLOEXEC) < 0)
 			return fail("cannot take over: cannot hold the number of a node's socket");
 	for (size_t i = 0; i < all; i++)
 		if (!descriptor_vacate(s, i < owns ? own[i] : &in->parcels[i - owns].fd))
@@ -3310,18 +3343,15 @@ static void parcel_disown(struct server *s, uint64_t serial)
 /* Gives a peer back its socket, at the number where it stands. Returns false with errno. */
 static bool parcel_place(const struct server *s, const struct parcel *parcel)
 {
-	int fd = -1;
+	int fd = -1, error;
 	bool done;
 
-	errno = EMFILE;
-	if (parcel->fd < 0 || !parcel_open(s, parcel->fd, &fd, NULL))
+	if (!parcel_open(s, parcel->fd, &fd, NULL))
 		return false;
-	if (fd == parcel->sock)
-		return true;
 	done = dup3(fd, parcel->sock, O_CLOEXEC) >= 0;
+	error = errno;
 	close(fd);
-	if (!done && errno == EBADF)
-		errno = EMFILE; /* that number lies beyond the limit */
+	errno = error;
 	return done;
 }
 
@@ -3368,18 +3398,8 @@ static void parcels_find(const struct server *s, struct passed *in)
 	}
 }
 
-/* Lets a peer go that cannot be taken over, for the reason in errno. */
-static void peer_fail(struct server *s, int sock)
-{
-	char why[128];
-
-	snprintf(why, sizeof(why), "it cannot be taken over (%s%s)", strerror(errno),
-		 errno == EMFILE ? ": ulimit -n, or LimitNOFILE=, is too low" : "");
-	peer_let_go(s, sock, why);
-}
-
 /*
- * Takes over the peers, but for those of which we have not got all. First all sockets get their
+ * Takes over the peers, but for those of which we cannot get all. First all sockets get their
  * numbers; then eventfds may have any.
  */
 static void peers_inherit(struct server *s, struct passed *in)
@@ -3393,11 +3413,8 @@ static void peers_inherit(struct server *s, struct passed *in)
 		if (parcel_place(s, parcel))
 			peer_at(s, parcel->sock)->stored = true;
 		else
-			peer_fail(s, parcel->sock);
+			peer_let_go(s, parcel->sock, strerror(errno));
 	}
-	set_each (sock, &s->present)
-		if (!peer_at(s, sock)->stored)
-			peer_let_go(s, sock, "it had not been stored when the server died");
 	for (size_t i = 0; i < in->count; i++) {
 		struct parcel *parcel = &in->parcels[i];
 
@@ -3405,7 +3422,7 @@ static void peers_inherit(struct server *s, struct passed *in)
 			continue;
 		if (FD_ISSET(parcel->sock, &s->present) &&
 		    !parcel_open(s, parcel->fd, NULL, peer_at(s, parcel->sock)->eventfds))
-			peer_fail(s, parcel->sock);
+			peer_let_go(s, parcel->sock, strerror(errno));
 		close(parcel->fd);
 		parcel->fd = -1;
 	}
@@ -3459,7 +3476,8 @@ static bool object_regain(const struct server *s, struct passed *in)
 	*object = open(o->object, (o->shm ? O_NOFOLLOW : 0) | O_RDWR | O_CLOEXEC | O_NOCTTY);
 	if (*object < 0)
 		return false;
-	if (store_is(s->ledger, *object))
+	in->regained = store_is(s->ledger, *object);
+	if (in->regained)
 		return true;
 	close(*object);
 	*object = -1;
@@ -3522,7 +3540,7 @@ static void ledger_adopt(struct server *s, const struct passed *in)
 	l->flush_due |= l->flusher != 0;
 	l->flusher = 0;
 	for (enum own i = 0; i < OWNS; i++)
-		l->kept[i] = in->own[i] >= 0;
+		l->kept[i] = in->own[i] >= 0 && !(i == OWN_OBJECT && in->regained);
 	memset(l->timers, 0, sizeof(l->timers));
 	for (int sock = 0; sock < (int)l->slots; sock++) {
 		peer_at(s, sock)->stored = false;
@@ -3578,6 +3596,7 @@ static bool ledger_replace(struct server *s, struct passed *in, const struct led
 		l->socket_dev = old->socket_dev;
 		l->socket_ino = old->socket_ino ? old->socket_ino : SOCKET_NOWHERE;
 		l->group = old->group;
+		l->flush_due = true; /* what nodes have written that left, or do so now */
 	} else if (l->listener >= 0) {
 		listener_identify(s);
 	}
@@ -3604,8 +3623,7 @@ static void nodes_let_go(const struct passed *in)
 			if (in->parcels[i].sock == sock)
 				why = in->why;
 		if (why)
-			say("ID %d left: %s: restart the node, process %d", p->id, why,
-			    (int)p->process);
+			node_name(p, why);
 		else
 			say("ID %d left: it ended while no server ran", p->id);
 	}
@@ -3628,9 +3646,10 @@ static bool server_inherit(struct server *s, struct passed *in)
 	in->nodes = !old && in->count > 0;
 	if (old && !passed_judge(s, in))
 		return false;
-	if (in->fits && !passed_make_room(s, in))
-		return false;
 	if (in->fits) {
+		peers_give_up(s, in);
+		if (!passed_make_room(s, in))
+			return false;
 		ledger_adopt(s, in);
 		peers_inherit(s, in);
 		in->fits = s->count > 0 || in->ungreeted; /* somebody could be */
