@@ -3462,12 +3462,15 @@ static bool object_regain(const struct server *s, struct passed *in)
 	const struct options *o = &s->opt;
 	int *object = &in->own[OWN_OBJECT];
 
-	for (enum own i = OWN_OBJECT; i <= OWN_LOCK; i++)
-		if (in->own[i] >= 0 && !store_is(s->ledger, in->own[i])) {
-			flock(in->own[i], LOCK_UN);
-			close(in->own[i]);
-			in->own[i] = -1;
-		}
+	for (enum own i = OWN_OBJECT; i <= OWN_LOCK; i++) {
+		if (in->own[i] < 0 || store_is(s->ledger, in->own[i]))
+			continue;
+		if (errno != ENOENT)
+			return false;
+		flock(in->own[i], LOCK_UN);
+		close(in->own[i]);
+		in->own[i] = -1;
+	}
 	if (!s->ledger->object_ino || *object >= 0)
 		return true;
 	errno = ENOENT;
@@ -3501,7 +3504,7 @@ static bool object_fits(const struct server *s, struct passed *in)
 	if (fits && object_regain(s, in))
 		return true;
 	if (errno != ENOENT)
-		return fail("cannot take over: cannot open %s", o->object);
+		return fail("cannot take over: cannot examine or open %s", o->object);
 	if (!fits)
 		return complain("cannot take over: the nodes have another object than %s",
 				memoryless(o) ? "none" : o->object);
