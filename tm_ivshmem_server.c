@@ -3597,7 +3597,9 @@ static bool ledger_replace(struct server *s, struct passed *in, const struct led
 		for (uint64_t d = l->forgotten; d < l->departures; d++)
 			l->ring[d % IDS] = old->ring[d % IDS];
 		l->socket_dev = old->socket_dev;
-		l->socket_ino = old->socket_ino ? old->socket_ino : SOCKET_NOWHERE;
+		l->socket_ino = old->socket_ino;
+		if (!l->socket_ino && l->listener >= 0) /* it was removed at the end */
+			l->socket_ino = SOCKET_NOWHERE;
 		l->group = old->group;
 		l->flush_due = true; /* what nodes have written that left, or do so now */
 	} else if (l->listener >= 0) {
@@ -3997,8 +3999,10 @@ static bool server_start(struct server *s, unsigned int passed)
 	done = passed_sort(&in, passed) && server_inherit(s, &in);
 	if (done && !server_begin(s, &in)) {
 		done = false;
-		if (s->ledger->listener < 0)
+		if (s->ledger->listener < 0) {
 			s->ledger->listener = in.listener; /* who waits there is turned away */
+			s->ledger->socket_ino = 0;
+		}
 		if (in.fits)
 			pidfile_remove(s, false);
 		else

@@ -147,6 +147,18 @@ static void ready_wait(size_t times)
 	assert_int_equal(supervisor_heard(supervisor, "READY=1"), times);
 }
 
+/* Tells the supervisor something, as a server would. */
+static void supervisor_told(const char *text, int fd)
+{
+	struct sockaddr_un to = {.sun_family = AF_UNIX};
+	int sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	snprintf(to.sun_path, sizeof(to.sun_path), "%s", supervisor_path(supervisor));
+	assert_true(scm_pass(sock, &to, sizeof(to), text, strlen(text), &fd, fd >= 0));
+	close(sock);
+	supervisor_settle(supervisor);
+}
+
 /* The table of nodes, as lines of the log; the caller frees it. */
 static char *table_of_nodes(void)
 {
@@ -321,6 +333,7 @@ static void store_settles(size_t own)
 static const struct client_options two = {.vectors = 2, .keep = true};
 #define TWO SERVER_ARGS("-f", "memory", "-n", "2")
 #define OWN 4 /* descriptors of its own that a server of a file stores */
+static const char *const own_names[OWN] = {"ledger", "object", "lock", "our-listener"};
 
 struct kind {
 	const char *const *args;
@@ -922,6 +935,8 @@ static void other_options_without_nodes(void **state)
 {
 	const struct client_options three = {.vectors = 3, .keep = true};
 	const struct client_options legacy = {.vectors = 3, .keep = true, .legacy = true};
+	const struct client_options memoryless = {
+		.vectors = 3, .keep = true, .legacy = true, .memoryless = true};
 	struct stat st;
 
 	(void)state;
@@ -945,6 +960,12 @@ static void other_options_without_nodes(void **state)
 	server_kill();
 	server_up(SERVER_ARGS("-n", "3", "-A."));
 	size_check(three, 1 << 20);
+	server_kill();
+	server_up(SERVER_ARGS("-L", "-n", "3", "-m", "0"));
+	somebody_joins(0, memoryless);
+	store_settles(OWN - 2);
+	somebody_goes(0);
+	assert_true(supervisor_wait(supervisor, "node-*", 0, PATIENCE));
 	server_kill();
 	server_up(TWO);
 	size_check(two, 4 << 20);
@@ -981,6 +1002,69 @@ static void a_start_without_nodes_is_refused(void **state)
 	assert_true(supervisor_wait(supervisor, "node-2", 1, PATIENCE));
 	store_settles(OWN);
 	all_end();
+}
+
+/* Nor is the socket of a socket unit lost, which the server before may not have had. */
+static void a_start_with_a_socket_unit_is_refused(void **state)
+{
+	const char *const *large = SERVER_ARGS("-f", "memory", "-n", "2", "-m", "4M");
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	(void)state;
+	server_up(TWO);
+	size_check(two, 1 << 20);
+	assert_int_equal(server_stop(&server), 0);
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", server.socket);
+	assert_int_equal(bind(sock, (struct sockaddr *)&address, sizeof(address)), 0);
+	assert_int_equal(listen(sock, 10), 0);
+	supervisor_told("FDSTOREREMOVE=1\nFDNAME=our-listener", -1);
+	supervisor_told("FDSTORE=1\nFDNAME=our.socket\nFDPOLL=0", sock);
+	close(sock);
+	assert_false(server_start(&server, large));
+	assert_non_null(strstr(server.error, "has 1M, less than -m 4M"));
+	server_up(TWO);
+	somebody_joins(0, two);
+	store_settles(OWN);
+	all_end();
+}
+
+/* However far such a start gets, the next serves what stands at the path, and nothing is stored
+ * twice. */
+static void a_start_without_nodes_may_fail_anywhere(void **state)
+{
+	int64_t start = clock_ms();
+	size_t deaths = 0;
+	char text[32];
+
+	(void)state;
+	printf("# SEED=%u\n", seed);
+	server_up(TWO);
+	start = clock_ms() - start;
+	for (int i = 0; i < 30; i++) {
+		server_kill();
+		snprintf(text, sizeof(text), "backup %d", i);
+		memory_replace(text, 1 << 20);
+		server.alarm_us = 1 + rand_r(&seed) % (unsigned int)(start * 1000);
+		if (server_start(&server, TWO)) {
+			assert_int_equal(server_wait(&server, PATIENCE), -SIGALRM);
+		} else {
+			assert_that(server.status == -SIGALRM, "%s", server.error);
+			deaths++;
+		}
+		server.alarm_us = 0;
+		server_up(TWO);
+		assert_int_equal(somebody_joins(0, two)->id, 0);
+		memory_check(&clients[0], text);
+		store_settles(OWN);
+		for (size_t own = 0; own < OWN; own++)
+			assert_int_equal(supervisor_count(supervisor, own_names[own]), 1);
+		somebody_goes(0);
+		assert_true(supervisor_wait(supervisor, "node-*", 0, PATIENCE));
+	}
+	printf("# %zu of 30 died before they were ready\n", deaths);
+	all_end();
+	log_check();
 }
 
 /* The same where the nodes would have been let go: they are not, and have the memory still. */
@@ -1041,18 +1125,6 @@ static void options_that_have_to_wait(void **state)
 /*
  * What was lost
  */
-
-/* Tells the supervisor something, as a server would. */
-static void supervisor_told(const char *text, int fd)
-{
-	struct sockaddr_un to = {.sun_family = AF_UNIX};
-	int sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-
-	snprintf(to.sun_path, sizeof(to.sun_path), "%s", supervisor_path(supervisor));
-	assert_true(scm_pass(sock, &to, sizeof(to), text, strlen(text), &fd, fd >= 0));
-	close(sock);
-	supervisor_settle(supervisor);
-}
 
 /* The object is opened again by its path; or it is said what has come of it. */
 static void an_object_that_was_lost(void **state)
@@ -1643,7 +1715,6 @@ static void a_supervisor_that_has_gone(void **state)
 
 static void the_store_does_not_grow(void **state)
 {
-	static const char *const names[] = {"ledger", "object", "lock", "our-listener"};
 	size_t place;
 
 	(void)state;
@@ -1665,8 +1736,8 @@ static void the_store_does_not_grow(void **state)
 		}
 		everybody_agrees();
 		store_settles(OWN);
-		for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-			assert_int_equal(supervisor_count(supervisor, names[i]), 1);
+		for (size_t i = 0; i < OWN; i++)
+			assert_int_equal(supervisor_count(supervisor, own_names[i]), 1);
 	}
 	all_end();
 	log_check();
@@ -1849,6 +1920,8 @@ int main(void)
 		takeover_test(a_backup_is_put_back),
 		takeover_test(other_options_without_nodes),
 		takeover_test(a_start_without_nodes_is_refused),
+		takeover_test(a_start_with_a_socket_unit_is_refused),
+		takeover_test(a_start_without_nodes_may_fail_anywhere),
 		takeover_test(a_start_with_other_options_is_refused),
 		takeover_test(options_that_have_to_wait),
 		takeover_test(an_object_that_was_lost),
