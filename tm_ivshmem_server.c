@@ -3164,50 +3164,62 @@ static size_t peers_room(const struct server *s, rlim_t limit)
 	return limit < own ? 0 : (limit - own) / (1 + (vectors ? vectors : 1));
 }
 
-/*
- * Gives up the peers that cannot be taken over, since nothing of them was passed, or too few
- * descriptors may be open; and closes all parcels but those of the others.
- */
-static void peers_give_up(struct server *s, struct passed *in)
+/* Closes a parcel that is done with: the supervisor has it still. */
+static void parcel_close(struct parcel *parcel)
 {
-	struct ledger *l = s->ledger;
+	if (parcel->fd >= 0)
+		close(parcel->fd);
+	parcel->fd = -1;
+}
+
+/* Closes all parcels but those of peers that can be taken over where only so many descriptors may
+ * be open. Adds to the sets the sockets of these peers, and of those for whom that is too few. */
+static void parcels_choose(const struct server *s, struct passed *in, fd_set *kept, fd_set *few)
+{
 	struct rlimit limit = {.rlim_cur = RLIM_INFINITY};
-	fd_set kept, few;
 	size_t room;
 
 	getrlimit(RLIMIT_NOFILE, &limit);
 	room = peers_room(s, limit.rlim_cur);
-	FD_ZERO(&kept);
-	FD_ZERO(&few);
 	for (size_t i = 0; i < in->count; i++) {
 		struct parcel *parcel = &in->parcels[i];
 
-		if (parcel == in->ungreeted)
-			continue;
 		if (parcel->sock >= 0 && room > 0 && (rlim_t)parcel->sock < limit.rlim_cur) {
-			FD_SET(parcel->sock, &kept);
+			FD_SET(parcel->sock, kept);
 			room--;
-			continue;
+		} else if (parcel != in->ungreeted) {
+			if (parcel->sock >= 0)
+				FD_SET(parcel->sock, few);
+			parcel_close(parcel);
 		}
-		if (parcel->sock >= 0)
-			FD_SET(parcel->sock, &few);
-		close(parcel->fd);
-		parcel->fd = -1;
 	}
+}
+
+/* Gives up the peers that cannot be taken over: nothing stands at their numbers. */
+static void peers_give_up(struct server *s, struct passed *in)
+{
+	static const char lost[] = "it had not been stored when the server died";
+	static const char many[] = "too few descriptors may be open to take it over (ulimit -n, "
+				   "LimitNOFILE=)";
+	struct ledger *l = s->ledger;
+	fd_set kept, few;
+
+	FD_ZERO(&kept);
+	FD_ZERO(&few);
+	parcels_choose(s, in, &kept, &few);
+	/* Who has left already does not do so once more: first, while that can be told. */
+	for (int sock = 0; sock < (int)l->slots; sock++)
+		if (peer_at(s, sock)->serial == departed_last(l))
+			peer_at(s, sock)->serial = 0;
 	for (int sock = 0; sock < (int)l->slots; sock++) {
 		struct peer *p = peer_at(s, sock);
 
 		if (!p->serial || FD_ISSET(sock, &kept))
 			continue;
-		if (p->serial != departed_last(l)) {
-			node_name(p, FD_ISSET(sock, &few)
-					     ? "too few descriptors may be open to take it over "
-					       "(ulimit -n, LimitNOFILE=)"
-					     : "it had not been stored when the server died");
-			departure_note(l, p->serial, p->id);
-			l->flush_due = true;
-		}
+		node_name(p, FD_ISSET(sock, &few) ? many : lost);
+		departure_note(l, p->serial, p->id);
 		p->serial = 0;
+		l->flush_due = true;
 	}
 }
 
@@ -3418,13 +3430,12 @@ static void peers_inherit(struct server *s, struct passed *in)
 	for (size_t i = 0; i < in->count; i++) {
 		struct parcel *parcel = &in->parcels[i];
 
-		if (parcel->sock < 0 || parcel->fd < 0)
+		if (parcel->sock < 0)
 			continue;
 		if (FD_ISSET(parcel->sock, &s->present) &&
 		    !parcel_open(s, parcel->fd, NULL, peer_at(s, parcel->sock)->eventfds))
 			peer_let_go(s, parcel->sock, strerror(errno));
-		close(parcel->fd);
-		parcel->fd = -1;
+		parcel_close(parcel);
 	}
 }
 
@@ -3480,8 +3491,10 @@ static bool object_regain(const struct server *s, struct passed *in)
 	if (*object < 0)
 		return false;
 	in->regained = store_is(s->ledger, *object);
-	if (in->regained)
+	if (in->regained) {
+		say("%s was not passed, and has been opened again", o->object);
 		return true;
+	}
 	close(*object);
 	*object = -1;
 	errno = ENOENT;
@@ -3587,6 +3600,8 @@ static bool ledger_replace(struct server *s, struct passed *in, const struct led
 	for (enum own i = OWN_LEDGER; i <= OWN_OBJECT; i++)
 		if (in->own[i] >= 0)
 			close(in->own[i]);
+	for (size_t i = 0; i < in->count; i++)
+		parcel_close(&in->parcels[i]);
 	l = s->ledger;
 	l->listener = in->own[OWN_LISTENER];
 	l->kept[OWN_LISTENER] = l->listener >= 0;
@@ -3666,8 +3681,7 @@ static bool server_inherit(struct server *s, struct passed *in)
 	if (in->ungreeted)
 		parcel_join(s, in->ungreeted);
 	for (size_t i = 0; i < in->count; i++) {
-		if (in->parcels[i].fd >= 0)
-			close(in->parcels[i].fd);
+		parcel_close(&in->parcels[i]);
 		if (!in->fits || peer_find(s, in->parcels[i].serial) < 0)
 			parcel_disown(s, in->parcels[i].serial);
 	}

@@ -1004,6 +1004,39 @@ static void a_start_without_nodes_is_refused(void **state)
 	all_end();
 }
 
+/* Where nobody of those who are there can be taken over, that is a start as well. */
+static void nobody_can_be_taken_over(void **state)
+{
+	char text[64];
+	int ends[2];
+
+	(void)state;
+	server_up(TWO);
+	for (int i = 0; i < 2; i++)
+		somebody_joins(0, two);
+	server_kill();
+	for (int i = 1; i <= 2; i++) {
+		snprintf(text, sizeof(text), "FDSTOREREMOVE=1\nFDNAME=node-%d", i);
+		supervisor_told(text, -1);
+		snprintf(text, sizeof(text), "FDSTORE=1\nFDNAME=node-%d\nFDPOLL=0", i);
+		assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends), 0);
+		supervisor_told(text, ends[0]);
+		close(ends[0]);
+		close(ends[1]);
+	}
+	memory_replace("a backup", 4 << 20);
+	server_up(SERVER_ARGS("-f", "memory", "-n", "2", "-m", "4M"));
+	assert_int_equal(let_go(came, -1), 2);
+	assert_int_equal(logged_times(came, "took over"), 0);
+	drive(0, client_ended, NULL);
+	clients_free(clients, count);
+	count = 0;
+	memory_check(somebody_joins(0, two), "a backup");
+	assert_int_equal(clients[0].id, 0);
+	store_settles(OWN);
+	all_end();
+}
+
 /* Nor is the socket of a socket unit lost, which the server before may not have had. */
 static void a_start_with_a_socket_unit_is_refused(void **state)
 {
@@ -1149,6 +1182,7 @@ static void an_object_that_was_lost(void **state)
 			memory_check(somebody_joins(0, two), "a backup");
 		} else {
 			assert_int_equal(logged_times(came, "took over 2 nodes"), 1);
+			assert_int_equal(logged_times(came, "opened again"), 1);
 		}
 		somebody_joins(0, two);
 		everybody_agrees();
@@ -1830,8 +1864,17 @@ static void a_thousand_nodes(void **state)
 	drive(0, client_agrees, NULL);
 	assert_int_equal(clients[count - 1].id, 1000);
 	store_settles(OWN);
-	all_end();
 	log_check();
+	/* So many may also have to be let go. */
+	server_kill();
+	server_up(TWO);
+	assert_int_equal(let_go(came, -1), count);
+	drive(0, client_ended, NULL);
+	clients_free(clients, count);
+	count = 0;
+	somebody_joins(0, two);
+	store_settles(OWN);
+	all_end();
 }
 
 /* Every node rings every vector of every node, and all have one memory. */
@@ -1920,6 +1963,7 @@ int main(void)
 		takeover_test(a_backup_is_put_back),
 		takeover_test(other_options_without_nodes),
 		takeover_test(a_start_without_nodes_is_refused),
+		takeover_test(nobody_can_be_taken_over),
 		takeover_test(a_start_with_a_socket_unit_is_refused),
 		takeover_test(a_start_without_nodes_may_fail_anywhere),
 		takeover_test(a_start_with_other_options_is_refused),
