@@ -1907,8 +1907,13 @@ static void store_leave(const struct server *s, bool keep)
 	else if (!keep && l->lock >= 0 && l->size > s->object_found &&
 		 ftruncate(l->lock, (off_t)s->object_found) < 0)
 		fail("cannot give %s its size back", name);
-	if (l->lock >= 0)
-		close(l->lock); /* before the pidfile goes, after which somebody may start anew */
+	if (l->lock < 0)
+		return;
+	/* Before the pidfile goes, after which somebody may start anew: who has the descriptor as
+	 * well, such as a supervisor, has the lock otherwise. */
+	if (flock(l->lock, LOCK_UN) < 0)
+		fail("cannot unlock %s", name);
+	close(l->lock);
 }
 
 /* Whether the object has the size still that it had when it was opened, and says it if not. */
@@ -2030,12 +2035,32 @@ static bool ledger_fits(const struct server *s)
 			l->vectors, l->legacy ? ", -L" : "", o->vectors, o->legacy ? ", -L" : "");
 }
 
-/* The peer with this socket, or the place of the one that is to be. */
-static struct peer *peer_at(const struct server *s, int sock)
+/* The peer in a ledger with this socket, or the place of the one that is to be. */
+static struct peer *ledger_peer(const struct ledger *l, int sock)
 {
 	assert(sock >= 0 && sock < FD_SETSIZE);
-	return (struct peer *)((char *)s->ledger + LEDGER_HEAD +
-			       (size_t)sock * s->ledger->peer_length);
+	return (struct peer *)((char *)l + LEDGER_HEAD + (size_t)sock * l->peer_length);
+}
+
+static struct peer *peer_at(const struct server *s, int sock)
+{
+	return ledger_peer(s->ledger, sock);
+}
+
+/* Notes that somebody has left, which is true from then on. */
+static void departure_note(struct ledger *l, uint64_t serial, int64_t id)
+{
+	l->ring[l->departures % IDS] = (struct departure){serial, id};
+	ledger_order();
+	l->departures++;
+	ledger_order();
+}
+
+/* Who left last, by serial number; 0: nobody. Where the process ended just then, that one's place
+ * has not been given free. */
+static uint64_t departed_last(const struct ledger *l)
+{
+	return l->departures ? l->ring[(l->departures - 1) % IDS].serial : 0;
 }
 
 /* Which process, of which user, has connected by this socket. */
@@ -2775,10 +2800,7 @@ static void peer_leave(struct server *s, int sock, const char *why)
 	s->due = s->present;
 	l->flush_due = true;
 
-	l->ring[l->departures % IDS] = (struct departure){p->serial, p->id};
-	ledger_order();
-	l->departures++;
-	ledger_order();
+	departure_note(l, p->serial, p->id);
 	peer_free(s, sock);
 }
 
@@ -2796,7 +2818,7 @@ static void peer_let_go(struct server *s, int sock, const char *why)
 static void peers_restore(struct server *s)
 {
 	const struct ledger *l = s->ledger;
-	uint64_t last = l->departures ? l->ring[(l->departures - 1) % IDS].serial : 0;
+	uint64_t last = departed_last(l);
 	int cut = -1;
 
 	for (int sock = 0; sock < (int)l->slots; sock++) {
@@ -2912,7 +2934,7 @@ static void client_dismiss(const struct server *s, int sock)
 static const char *client_ended(int sock)
 {
 	char byte;
-	ssize_t n = recv(sock, &byte, 1, MSG_DONTWAIT);
+	ssize_t n = recv(sock, &byte, 1, MSG_DONTWAIT | MSG_PEEK); /* for the next look as well */
 
 	if (n == 0)
 		return "closed the connection";
@@ -3541,14 +3563,19 @@ static void serve(struct server *s)
  *
  * What the supervisor has kept are the ledger and the descriptors; the numbers that these had are
  * in the ledger. A peer's socket gets its number again, since that is where the peer stands, and
- * all else makes room for it. What fits is only looked at, not taken out of what the supervisor
+ * all else makes room for it. Everything is only looked at, not taken out of what the supervisor
  * keeps, so the next process finds the same if this one dies as well.
+ *
+ * Where no node is left, or our options are not theirs, a start is a start, with a ledger of its
+ * own: only the listening socket goes on, the serial numbers, since parcels are called by them, and
+ * the departures of which the supervisor has yet to be told. The old ledger stays as it is, and
+ * with the supervisor, until the start has succeeded.
  */
 
 /* The parcel of a peer, which may have left, or may not have become one. */
 struct parcel {
 	uint64_t serial;
-	int fd;
+	int fd;   /* -1: done with */
 	int sock; /* where the peer stands; -1: nowhere */
 };
 
@@ -3559,7 +3586,11 @@ struct passed {
 	size_t count;
 	struct parcel *parcels;
 	const struct parcel *ungreeted; /* that of a client still to be welcomed, or NULL */
-	bool fits;                      /* there are nodes, and our options are theirs */
+	bool regained;                  /* the object was not passed, and has been opened again */
+	bool nodes;                     /* somebody is there still */
+	bool fits;                      /* and is taken over, since our options are his */
+	const char *why;                /* if not: why nodes are let go */
+	const struct ledger *old;       /* in which they stand then, or NULL */
 };
 
 /* How many descriptors have been passed to this very process, from 3 on (sd_listen_fds(3)). */
@@ -3611,6 +3642,7 @@ static bool passed_take(struct passed *in, int fd, const char *name)
 	if (!strncmp(name, PARCEL, strlen(PARCEL)) &&
 	    digits_parse(name + strlen(PARCEL), &in->parcels[in->count].serial, &end) && !*end &&
 	    in->parcels[in->count].serial > 0) {
+		in->parcels[in->count].sock = -1;
 		in->parcels[in->count++].fd = fd;
 		return true;
 	}
@@ -3649,35 +3681,126 @@ static bool passed_sort(struct passed *in, unsigned int count)
 	return fine;
 }
 
+/* Names a node that is let go, since it would not know for sure who lives. */
+static void node_name(const struct peer *p, const char *why)
+{
+	say("ID %d left: %s: restart the node, process %d", p->id, why, (int)p->process);
+}
+
+/* How many peers can be taken over with so many open descriptors: each takes first its socket and
+ * its parcel, and in the end its socket and its eventfds; a parcel that is looked into takes some
+ * as well, and so does what is our own. */
+static size_t peers_room(const struct server *s, rlim_t limit)
+{
+	size_t vectors = s->ledger->vectors, own = 24 + PARCEL_EVENTFDS + vectors;
+
+	return limit < own ? 0 : (limit - own) / (1 + (vectors ? vectors : 1));
+}
+
+/* Closes a parcel that is done with: the supervisor has it still. */
+static void parcel_close(struct parcel *parcel)
+{
+	if (parcel->fd >= 0)
+		close(parcel->fd);
+	parcel->fd = -1;
+}
+
+/* Closes all parcels but those of peers that can be taken over where only so many descriptors may
+ * be open. Adds to the sets the sockets of these peers, and of those for whom that is too few. */
+static void parcels_choose(const struct server *s, struct passed *in, fd_set *kept, fd_set *few)
+{
+	struct rlimit limit = {.rlim_cur = RLIM_INFINITY};
+	size_t room;
+
+	getrlimit(RLIMIT_NOFILE, &limit);
+	room = peers_room(s, limit.rlim_cur);
+	for (size_t i = 0; i < in->count; i++) {
+		struct parcel *parcel = &in->parcels[i];
+
+		if (parcel->sock >= 0 && room > 0 && (rlim_t)parcel->sock < limit.rlim_cur) {
+			FD_SET(parcel->sock, kept);
+			room--;
+		} else if (parcel != in->ungreeted) {
+			if (parcel->sock >= 0)
+				FD_SET(parcel->sock, few);
+			parcel_close(parcel);
+		}
+	}
+}
+
+/* Gives up the peers that cannot be taken over: nothing stands at their numbers. */
+static void peers_give_up(struct server *s, struct passed *in)
+{
+	static const char lost[] = "it had not been stored when the server died";
+	static const char many[] = "too few descriptors may be open to take it over (ulimit -n, "
+				   "LimitNOFILE=)";
+	struct ledger *l = s->ledger;
+	fd_set kept, few;
+
+	FD_ZERO(&kept);
+	FD_ZERO(&few);
+	parcels_choose(s, in, &kept, &few);
+	/* Who has left already does not do so once more: first, while that can be told. */
+	for (int sock = 0; sock < (int)l->slots; sock++)
+		if (peer_at(s, sock)->serial == departed_last(l))
+			peer_at(s, sock)->serial = 0;
+	for (int sock = 0; sock < (int)l->slots; sock++) {
+		struct peer *p = peer_at(s, sock);
+
+		if (!p->serial || FD_ISSET(sock, &kept))
+			continue;
+		node_name(p, FD_ISSET(sock, &few) ? many : lost);
+		departure_note(l, p->serial, p->id);
+		p->serial = 0;
+		l->flush_due = true;
+	}
+}
+
+/* Gives a descriptor another number if its own is that of a peer, which /dev/null then holds. */
+static bool descriptor_vacate(const struct server *s, int *fd)
+{
+	int number = *fd, other;
+
+	if (number < 0 || number >= FD_SETSIZE || !peer_at(s, number)->serial)
+		return true;
+	other = fcntl(number, F_DUPFD_CLOEXEC, 0);
+	if (other < 0)
+		return fail("cannot take over: there is no room for the descriptors of the nodes");
+	*fd = other;
+	return dup3(s->null, number, O_CLOEXEC) >= 0 ||
+	       fail("cannot take over: cannot hold the number of a node's socket");
+}
+
 /*
- * Moves all that is open to numbers at which no peer stands, out of select's range if possible:
- * what stayed there would be taken for that peer's.
+ * Moves all that is open to numbers at which no peer stands now, out of select's range if possible:
+ * what stayed there would be taken for that peer's. /dev/null holds these until the sockets come.
  */
 static bool passed_make_room(struct server *s, struct passed *in)
 {
-	int *const own[] = {&in->own[OWN_LEDGER],
-			    &in->own[OWN_OBJECT],
-			    &in->own[OWN_LOCK],
-			    &in->own[OWN_LISTENER],
+	int *const own[] = {&in->own[OWN_LISTENER],
 			    &in->listener,
 			    &s->null,
 			    &s->spare,
 			    &s->supervisor.sock,
-			    &logging.own};
-	const size_t owns = sizeof(own) / sizeof(own[0]);
-	int from = (int)s->ledger->slots;
+			    &logging.own,
+			    &in->own[OWN_LEDGER],
+			    &in->own[OWN_OBJECT],
+			    &in->own[OWN_LOCK]};
+	const size_t listeners = 2; /* at which select is to look */
+	const size_t owns = sizeof(own) / sizeof(own[0]), all = owns + in->count;
 
-	for (size_t i = 0; i < owns + in->count; i++) {
+	for (size_t i = listeners; i < all; i++) {
 		int *fd = i < owns ? own[i] : &in->parcels[i - owns].fd;
 
-		if (fd != &in->listener &&
-		    fd != &in->own[OWN_LISTENER]) /* select is to look there */
-			*fd = descriptor_raise(*fd, FD_SETSIZE);
-		*fd = descriptor_raise(*fd, from);
-		if (*fd >= 0 && *fd < from)
-			return fail("cannot take over: descriptors cannot make room for those of "
-				    "the nodes");
+		*fd = descriptor_raise(*fd, FD_SETSIZE);
 	}
+	for (int sock = 0; sock < (int)s->ledger->slots; sock++)
+		if (peer_at(s, sock)->serial && fcntl(sock, F_GETFD) < 0 &&
+		    dup3(s->null, sock, O_CLOEXEC) < 0)
+			return fail("cannot take over: cannot hold the number of a node's socket");
+	for (size_t i = 0; i < all; i++)
+		if (!descriptor_vacate(s, i < owns ? own[i] : &in->parcels[i - owns].fd))
+			return false;
 	s->ledger_fd = in->own[OWN_LEDGER];
 	return true;
 }
@@ -3709,15 +3832,6 @@ static bool parcel_open(const struct server *s, int parcel, int *sock, int32_t *
 	return done;
 }
 
-/* Drops what lies in a parcel, so that none of it stays open, whoever else has the parcel. */
-static void parcel_empty(int parcel)
-{
-	char byte;
-
-	while (recv(parcel, &byte, 1, MSG_DONTWAIT) > 0)
-		;
-}
-
 /* Where the peer with this serial number stands; -1: nowhere. */
 static int peer_find(const struct server *s, uint64_t serial)
 {
@@ -3737,20 +3851,54 @@ static bool peer_departed(const struct ledger *l, uint64_t serial)
 	return d < l->departures;
 }
 
-/* Gives a peer back its socket, at the number where it stands. */
-static bool parcel_place(struct server *s, int parcel, int sock)
+/* Whether whoever has a parcel is there still; if that cannot be seen, he counts. */
+static bool parcel_lives(const struct server *s, const struct parcel *parcel)
 {
-	int fd = -1;
+	int sock = -1;
+	bool lives;
+
+	if (!parcel_open(s, parcel->fd, &sock, NULL))
+		return true;
+	lives = !client_ended(sock);
+	close(sock);
+	return lives;
+}
+
+/*
+ * Has the supervisor drop a parcel that is nobody's. It counts as that of a departure, of which
+ * nobody is told who has not reached that serial number; of what was lost in some other way, and
+ * somebody may have heard of, the supervisor is told once.
+ */
+static void parcel_disown(struct server *s, uint64_t serial)
+{
+	struct ledger *l = s->ledger;
+
+	for (uint64_t d = l->forgotten; d < l->departures; d++)
+		if (l->ring[d % IDS].serial == serial)
+			return;
+	if (serial > l->joins)
+		l->joins = serial; /* so no other gets its name */
+	set_each (sock, &s->present)
+		if (peer_at(s, sock)->place.reached >= serial) {
+			supervisor_drop(s, parcel_name(serial).text);
+			return;
+		}
+	departure_note(l, serial, 0);
+}
+
+/* Gives a peer back its socket, at the number where it stands. Returns false with errno. */
+static bool parcel_place(const struct server *s, const struct parcel *parcel)
+{
+	int fd = -1, error;
 	bool done;
 
-	if (!parcel_open(s, parcel, &fd, NULL))
-		return fail("cannot take over ID %d", peer_at(s, sock)->id);
-	if (fd == sock)
-		return true;
-	done = fcntl(sock, F_GETFD) < 0 && dup3(fd, sock, O_CLOEXEC) >= 0;
+	if (!parcel_open(s, parcel->fd, &fd, NULL))
+		return false;
+	done = dup3(fd, parcel->sock, O_CLOEXEC) >= 0;
+	error = errno;
 	close(fd);
-	return done || complain("cannot take over ID %d: %d descriptors are too few",
-				peer_at(s, sock)->id, fd);
+	errno = error;
+	return done;
 }
 
 /* Makes a peer of a client that was about to become one when the server before ended. */
@@ -3761,12 +3909,16 @@ static void parcel_join(struct server *s, const struct parcel *parcel)
 
 	if (!parcel_open(s, parcel->fd, &fd, eventfds)) {
 		fail("cannot welcome a client that had connected to the server before");
-		s->ledger->joins = parcel->serial; /* so no other gets its parcel's name */
-		supervisor_drop(s, parcel_name(parcel->serial).text);
 		return;
 	}
 	assert(id >= 0); /* one had been found */
 	fd = descriptor_lower(fd);
+	if (fd >= PEERS_END) {
+		client_refuse(s, fd, "no more peers fit into one server");
+		for (unsigned int v = 0; v < s->ledger->vectors; v++)
+			close(eventfds[v]);
+		return;
+	}
 	memcpy(peer_at(s, fd)->eventfds, eventfds, s->ledger->vectors * sizeof(eventfds[0]));
 	s->ledger->joins = parcel->serial - 1;
 	peer_join(s, fd, id, true);
@@ -3774,33 +3926,50 @@ static void parcel_join(struct server *s, const struct parcel *parcel)
 		peer_let_go(s, fd, strerror(errno));
 }
 
+/* Finds out whose the parcels are. Whether somebody is there still decides what there is to do. */
+static void parcels_find(const struct server *s, struct passed *in)
+{
+	const struct ledger *l = s->ledger;
+
+	for (size_t i = 0; i < in->count; i++) {
+		struct parcel *parcel = &in->parcels[i];
+
+		if (parcel->serial != departed_last(l))
+			parcel->sock = peer_find(s, parcel->serial);
+		if (parcel->sock < 0 && parcel->serial == l->joins &&
+		    !peer_departed(l, parcel->serial))
+			in->ungreeted = parcel;
+		in->nodes = in->nodes || ((parcel->sock >= 0 || parcel == in->ungreeted) &&
+					  parcel_lives(s, parcel));
+	}
+}
+
 /*
- * Takes over the peers, but for those of which we have not got all. First all sockets get their
+ * Takes over the peers, but for those of which we cannot get all. First all sockets get their
  * numbers; then eventfds may have any.
  */
 static void peers_inherit(struct server *s, struct passed *in)
 {
+	peers_restore(s);
+	for (size_t i = 0; i < in->count; i++) {
+		const struct parcel *parcel = &in->parcels[i];
+
+		if (parcel->sock < 0 || !FD_ISSET(parcel->sock, &s->present))
+			continue;
+		if (parcel_place(s, parcel))
+			peer_at(s, parcel->sock)->stored = true;
+		else
+			peer_let_go(s, parcel->sock, strerror(errno));
+	}
 	for (size_t i = 0; i < in->count; i++) {
 		struct parcel *parcel = &in->parcels[i];
 
-		parcel->sock = peer_find(s, parcel->serial);
-		if (parcel->sock >= 0)
-			peer_at(s, parcel->sock)->stored =
-				parcel_place(s, parcel->fd, parcel->sock);
-		else if (parcel->serial == s->ledger->joins &&
-			 !peer_departed(s->ledger, parcel->serial))
-			in->ungreeted = parcel;
-	}
-	peers_restore(s);
-	set_each (sock, &s->present)
-		if (!peer_at(s, sock)->stored)
-			peer_let_go(s, sock, "it had not been stored when the server died");
-	for (size_t i = 0; i < in->count; i++) {
-		int sock = in->parcels[i].sock;
-
-		if (sock >= 0 && FD_ISSET(sock, &s->present) &&
-		    !parcel_open(s, in->parcels[i].fd, NULL, peer_at(s, sock)->eventfds))
-			peer_let_go(s, sock, strerror(errno));
+		if (parcel->sock < 0)
+			continue;
+		if (FD_ISSET(parcel->sock, &s->present) &&
+		    !parcel_open(s, parcel->fd, NULL, peer_at(s, parcel->sock)->eventfds))
+			peer_let_go(s, parcel->sock, strerror(errno));
+		parcel_close(parcel);
 	}
 }
 
@@ -3816,27 +3985,96 @@ static bool peers_watch(struct server *s)
 	return true;
 }
 
+/* Whether the object of the ledger stands at the path in our options; if not, errno is ENOENT, or
+ * says why nobody knows. */
+static bool object_stands(const struct server *s)
+{
+	const struct ledger *l = s->ledger;
+	struct stat st;
+
+	if (stat(s->opt.object, &st) < 0)
+		return false;
+	errno = ENOENT;
+	return st.st_dev == l->object_dev && st.st_ino == l->object_ino;
+}
+
 /*
- * Whether the nodes have the object that our options name, by this name or another. If not, errno
- * is ENOENT, or says why nobody knows.
+ * Sees to it that what was passed as the object, and as its lock, is that; and opens the object
+ * again if it was lost, where it stands at its path. Returns false with errno, as object_stands.
  */
-static bool object_fits(const struct server *s)
+static bool object_regain(const struct server *s, struct passed *in)
+{
+	const struct options *o = &s->opt;
+	int *object = &in->own[OWN_OBJECT];
+
+	for (enum own i = OWN_OBJECT; i <= OWN_LOCK; i++) {
+		if (in->own[i] < 0 || store_is(s->ledger, in->own[i]))
+			continue;
+		if (errno != ENOENT)
+			return false;
+		flock(in->own[i], LOCK_UN);
+		close(in->own[i]);
+		in->own[i] = -1;
+	}
+	if (!s->ledger->object_ino || *object >= 0)
+		return true;
+	errno = ENOENT;
+	if (o->anonymous || !object_stands(s))
+		return false;
+	*object = open(o->object, (o->shm ? O_NOFOLLOW : 0) | O_RDWR | O_CLOEXEC | O_NOCTTY);
+	if (*object < 0)
+		return false;
+	in->regained = store_is(s->ledger, *object);
+	if (in->regained) {
+		say("%s was not passed, and has been opened again", o->object);
+		return true;
+	}
+	close(*object);
+	*object = -1;
+	errno = ENOENT;
+	return false;
+}
+
+/*
+ * Whether the nodes have the object that our options name, by this name or another, and we have it,
+ * too. If not, errno is ENOENT, or says why nobody knows.
+ */
+static bool object_fits(const struct server *s, struct passed *in)
 {
 	const struct options *o = &s->opt;
 	const struct ledger *l = s->ledger;
-	struct stat st;
 	bool fits = !l->object_ino == memoryless(o);
 
 	errno = ENOENT;
 	if (fits && l->object_ino)
-		fits = l->store >= 0 && store_is(l, l->store) &&
-		       (l->object_name == text_hash(o->object) ||
-			(stat(o->object, &st) == 0 && st.st_dev == l->object_dev &&
-			 st.st_ino == l->object_ino));
-	if (!fits && errno != ENOENT)
-		return fail("cannot take over: cannot examine %s", o->object);
-	return fits || complain("cannot take over: the nodes have another object than %s",
+		fits = l->object_name == text_hash(o->object) || object_stands(s);
+	if (fits && object_regain(s, in))
+		return true;
+	if (errno != ENOENT)
+		return fail("cannot take over: cannot examine or open %s", o->object);
+	if (!fits)
+		return complain("cannot take over: the nodes have another object than %s",
 				memoryless(o) ? "none" : o->object);
+	in->why = "the supervisor has lost the memory of the nodes";
+	return complain("cannot take over: the supervisor has lost the memory of the nodes%s%s",
+			o->anonymous ? "" : ", which does not stand at ",
+			o->anonymous ? "" : o->object);
+}
+
+/*
+ * Finds out whether there is somebody to take over, and whether our options are his. Returns false
+ * if nobody knows.
+ */
+static bool passed_judge(struct server *s, struct passed *in)
+{
+	ledger_renew(s);
+	parcels_find(s, in);
+	if (!in->nodes)
+		return true;
+	in->why = "the server was started anew with other options";
+	errno = ENOENT;
+	in->fits = ledger_fits(s) && object_fits(s, in);
+	return in->fits || errno == ENOENT;
 }
 
 /* Puts what has been passed into the ledger, instead of what the process had that has ended. */
@@ -3848,10 +4086,11 @@ static void ledger_adopt(struct server *s, const struct passed *in)
 	l->lock = in->own[OWN_LOCK];
 	l->listener = in->own[OWN_LISTENER];
 	l->disk = l->pidfile = l->watch = l->signals = l->ends = -1;
+	l->object_name = text_hash(s->opt.object);
 	l->flush_due |= l->flusher != 0;
 	l->flusher = 0;
 	for (enum own i = 0; i < OWNS; i++)
-		l->kept[i] = in->own[i] >= 0;
+		l->kept[i] = in->own[i] >= 0 && !(i == OWN_OBJECT && in->regained);
 	memset(l->timers, 0, sizeof(l->timers));
 	for (int sock = 0; sock < (int)l->slots; sock++) {
 		peer_at(s, sock)->stored = false;
@@ -3859,30 +4098,6 @@ static void ledger_adopt(struct server *s, const struct passed *in)
 	}
 	if (!l->socket_ino) /* it was removed at the end */
 		l->socket_ino = SOCKET_NOWHERE;
-}
-
-/* Lets all peers go, and makes a ledger for our options. The supervisor hears of those who left. */
-static bool ledger_replace(struct server *s)
-{
-	struct ledger *old = s->ledger, *l;
-
-	peers_restore(s);
-	while (s->count > 0)
-		peer_let_go(s, s->order[0], "the server was started anew with other options");
-	if (!ledger_create(s))
-		return false;
-	l = s->ledger;
-	l->joins = old->joins;
-	l->departures = old->departures;
-	l->forgotten = old->forgotten;
-	for (uint64_t d = l->forgotten; d < l->departures; d++)
-		l->ring[d % IDS] = old->ring[d % IDS];
-	l->listener = old->listener;
-	l->kept[OWN_LISTENER] = old->kept[OWN_LISTENER];
-	l->socket_dev = old->socket_dev;
-	l->socket_ino = old->socket_ino;
-	l->group = old->group;
-	return true;
 }
 
 /*
@@ -3904,72 +4119,105 @@ static void listener_identify(struct server *s)
 	free(path);
 }
 
-/* Makes a ledger though there are parcels, of which nobody knows what they are. */
-static bool ledger_renounce(struct server *s, const struct passed *in)
+/*
+ * Makes a ledger for our options, instead of the old one; NULL: there is none, or nobody can read
+ * it. Also of the parcels of peers only the supervisor is still to know something: to drop them.
+ */
+static bool ledger_replace(struct server *s, struct passed *in, const struct ledger *old)
 {
 	struct ledger *l;
 
 	if (!ledger_create(s))
 		return false;
-	l = s->ledger;
-	for (size_t i = 0; i < in->count; i++)
-		if (in->parcels[i].serial > l->joins)
-			l->joins = in->parcels[i].serial; /* so no other gets its name */
-	if (in->own[OWN_LISTENER] >= 0) {
-		l->listener = in->own[OWN_LISTENER];
-		l->kept[OWN_LISTENER] = true;
-		listener_identify(s);
-	}
-	return in->count == 0 || !complain("%zu nodes are let go: restart them", in->count);
-}
-
-/* Closes what has been passed of which there is no use. The supervisor is to drop it as well. */
-static void passed_discard(struct passed *in)
-{
-	for (size_t i = 0; i < in->count; i++)
-		parcel_empty(in->parcels[i].fd);
-	if (in->own[OWN_LOCK] >= 0)
-		flock(in->own[OWN_LOCK], LOCK_UN); /* or it would last as long as that */
-	for (enum own i = 0; i < OWN_LISTENER; i++)
+	in->old = old;
+	in->ungreeted = NULL;
+	for (enum own i = OWN_LEDGER; i <= OWN_OBJECT; i++)
 		if (in->own[i] >= 0)
 			close(in->own[i]);
+	for (size_t i = 0; i < in->count; i++)
+		parcel_close(&in->parcels[i]);
+	l = s->ledger;
+	l->listener = in->own[OWN_LISTENER];
+	l->kept[OWN_LISTENER] = l->listener >= 0;
+	if (old) {
+		l->joins = old->joins;
+		l->departures = old->departures;
+		l->forgotten = old->forgotten;
+		for (uint64_t d = l->forgotten; d < l->departures; d++)
+			l->ring[d % IDS] = old->ring[d % IDS];
+		l->socket_dev = old->socket_dev;
+		l->socket_ino = old->socket_ino;
+		if (!l->socket_ino && l->listener >= 0) /* it was removed at the end */
+			l->socket_ino = SOCKET_NOWHERE;
+		l->group = old->group;
+		l->flush_due = true; /* what nodes have written that left, or do so now */
+	} else if (l->listener >= 0) {
+		listener_identify(s);
+	}
+	return true;
 }
 
-/* Takes over what has been passed, as far as that fits our options; without any, makes a ledger. */
+/*
+ * Names those who are let go, once that is true: they stand in the old ledger, and all that we had
+ * of them the supervisor is to drop.
+ */
+static void nodes_let_go(const struct passed *in)
+{
+	const struct ledger *old = in->old;
+
+	if (!old && in->count > 0)
+		complain("%zu nodes are let go: restart them", in->count);
+	for (int sock = 0; old && sock < (int)old->slots; sock++) {
+		const struct peer *p = ledger_peer(old, sock);
+		const char *why = "it had not been stored when the server died";
+
+		if (!p->serial || p->serial == departed_last(old))
+			continue;
+		for (size_t i = 0; i < in->count; i++)
+			if (in->parcels[i].sock == sock)
+				why = in->why;
+		if (why)
+			node_name(p, why);
+		else
+			say("ID %d left: it ended while no server ran", p->id);
+	}
+}
+
+/*
+ * Takes over what has been passed, as far as somebody is there whose options are ours; else makes a
+ * ledger for a start.
+ */
 static bool server_inherit(struct server *s, struct passed *in)
 {
-	bool readable = false;
+	const struct ledger *old = NULL;
 
 	supervisor_open(s);
 	s->ledger_fd = in->own[OWN_LEDGER];
-	if (s->ledger_fd >= 0)
-		readable = ledger_open(s, PROT_READ | PROT_WRITE);
-	if (s->ledger_fd >= 0 && !readable && errno != EINVAL)
+	if (s->ledger_fd >= 0 && ledger_open(s, PROT_READ | PROT_WRITE))
+		old = s->ledger;
+	else if (s->ledger_fd >= 0 && errno != EINVAL)
 		return false; /* nothing is wrong with the ledger: for the next try */
-	if (readable) {
-		ledger_renew(s);
+	in->nodes = !old && in->count > 0;
+	if (old && !passed_judge(s, in))
+		return false;
+	if (in->fits) {
+		peers_give_up(s, in);
 		if (!passed_make_room(s, in))
 			return false;
 		ledger_adopt(s, in);
-		errno = ENOENT;
-		in->fits = ledger_fits(s) && object_fits(s);
-		if (!in->fits && errno != ENOENT)
-			return false; /* it is not known that they do not fit */
-	}
-	if (in->fits)
 		peers_inherit(s, in);
-	else if (!(readable ? ledger_replace(s) : ledger_renounce(s, in)))
+		in->fits = s->count > 0 || in->ungreeted; /* somebody could be */
+	}
+	if (!in->fits && !ledger_replace(s, in, old))
 		return false;
-	if (!in->fits)
-		passed_discard(in);
 	if (!peers_watch(s))
 		return false;
 	if (in->ungreeted)
 		parcel_join(s, in->ungreeted);
 	for (size_t i = 0; i < in->count; i++) {
-		if (peer_find(s, in->parcels[i].serial) < 0)
-			supervisor_drop(s, parcel_name(in->parcels[i].serial).text);
-		close(in->parcels[i].fd);
+		parcel_close(&in->parcels[i]);
+		if (!in->fits || peer_find(s, in->parcels[i].serial) < 0)
+			parcel_disown(s, in->parcels[i].serial);
 	}
 	return true;
 }
@@ -3986,6 +4234,47 @@ static int store_reopen(const struct server *s)
 	if (fd < 0)
 		fail("cannot open %s once more", s->opt.object);
 	return fd;
+}
+
+/* Warns of what the nodes share where it is not what stands at the path of the object. */
+static void store_warn_gone(const struct server *s)
+{
+	const char *name = s->opt.object;
+
+	if (s->opt.anonymous || object_stands(s))
+		return;
+	if (errno != ENOENT)
+		fail("cannot examine %s", name);
+	else
+		say("warning: the nodes have a file that does not stand at %s any more, and what "
+		    "they write goes with the last of them: cp /proc/%d/fd/%d saves it; end the "
+		    "nodes and restart the server to serve what stands there",
+		    name, (int)getpid(), s->ledger->store);
+}
+
+/* Says which options of the object cannot hold while nodes have it. */
+static void store_warn_options(const struct server *s)
+{
+	const struct options *o = &s->opt;
+	uint64_t size = s->ledger->size, wanted = size, blocks;
+	struct statfs fs;
+	struct stat st;
+
+	if (o->sized || o->anonymous)
+		wanted = o->sized ? o->size : DEFAULT_SIZE;
+	if (wanted < size && !o->truncate && !o->anonymous)
+		say("%s has %s, more than -%c %s: all of it is served", o->object, SIZE(size),
+		    typed('m'), SIZE(wanted));
+	else if (wanted != size)
+		say("%s keeps its size of %s while nodes have it, whatever %s-%c says", o->object,
+		    SIZE(size), o->truncate ? "-t with " : "", typed('m'));
+	if (!o->allocate || fstat(s->ledger->store, &st) < 0 ||
+	    fstatfs(s->ledger->store, &fs) < 0 || fs.f_type == HUGETLBFS_MAGIC)
+		return;
+	blocks = (uint64_t)st.st_blocks * 512;
+	if (blocks < size)
+		say("%s lacks %s of its blocks, which -a does not reserve while nodes have it",
+		    o->object, SIZE(size - blocks));
 }
 
 /* Makes complete what was taken over of the object. */
@@ -4006,10 +4295,18 @@ static bool store_inherit(struct server *s)
 		    fcntl(l->lock, F_SETLK, &(struct flock){.l_type = F_WRLCK}) < 0)
 			fail("cannot lock %s", o->object);
 	}
-	if (o->sized && (o->truncate || o->size > l->size) && o->size != l->size)
-		say("%s keeps its size of %s while nodes have it, whatever -%c says", o->object,
-		    SIZE(l->size), typed('m'));
+	store_warn_gone(s);
+	store_warn_options(s);
 	return true;
+}
+
+/* Opens the object that our options name, though the server before may have had it: the supervisor
+ * has that one's lock still. */
+static bool store_open_anew(struct server *s, const struct passed *in)
+{
+	if (in->own[OWN_LOCK] >= 0 && flock(in->own[OWN_LOCK], LOCK_UN) < 0)
+		return fail("cannot unlock what the server before has served");
+	return store_open(s);
 }
 
 /* Says of a socket that a supervisor has made where it stands; -p does not count then. */
@@ -4190,6 +4487,8 @@ static bool background_enter(struct server *s)
  */
 static void server_end(struct server *s, bool keep)
 {
+	/* What a start that fails has been passed is for the next one. */
+	bool leave = !keep && s->ledger->kept[OWN_LISTENER];
 	pid_t trial = s->trial;
 	int status;
 
@@ -4199,10 +4498,14 @@ static void server_end(struct server *s, bool keep)
 		return;
 	}
 	set_each (sock, &s->present)
-		close(sock);
-	if (!keep && s->ledger->listener >= 0)
+		if (keep)
+			close(sock);
+		else
+			client_refuse(s, sock, "the server could not start");
+	if (!keep && !leave && s->ledger->listener >= 0)
 		clients_turn_away(s);
-	socket_remove(s);
+	if (!leave)
+		socket_remove(s);
 	trial_kill(s);
 	if (trial)
 		child_wait(s, trial, &status); /* it may have our locks open still */
@@ -4266,10 +4569,12 @@ static bool server_begin(struct server *s, const struct passed *in)
 	unit_warn(s, in->listener < 0);
 	if (!group_find(&s->opt, &s->ledger->group) || !signals_open(s) || !background_begin(s) ||
 	    !(pidfile_claim(s) || pidfile_forgo(s)) ||
-	    !(in->fits ? store_inherit(s) : store_open(s)) ||
+	    !(in->fits ? store_inherit(s) : store_open_anew(s, in)) ||
 	    !socket_open(s, in->listener, group) || !(pidfile_write(s) || pidfile_forgo(s)) ||
 	    !background_enter(s) || !store_shrink(s))
 		return false;
+	if (!in->fits)
+		nodes_let_go(in);
 	server_announce(s);
 	if (in->fits)
 		say("took over %zu nodes from a server that had ended, version " VERSION, count);
@@ -4290,11 +4595,20 @@ static bool server_start(struct server *s, unsigned int passed)
 	done = passed_sort(&in, passed) && server_inherit(s, &in);
 	if (done && !server_begin(s, &in)) {
 		done = false;
-		if (s->ledger->listener < 0)
+		if (s->ledger->listener < 0) {
 			s->ledger->listener = in.listener; /* who waits there is turned away */
-		if (!in.fits)
+			s->ledger->socket_ino = 0;
+		}
+		if (in.fits)
+			pidfile_remove(s, false);
+		else
 			server_end(s, false);
+		if (in.nodes && in.own[OWN_LOCK] >= 0 && /* as long as that is so */
+		    flock(in.own[OWN_LOCK], LOCK_EX | LOCK_NB) < 0)
+			fail("cannot lock again what the nodes have");
 	}
+	if (!in.fits && in.own[OWN_LOCK] >= 0)
+		close(in.own[OWN_LOCK]);
 	free(in.parcels);
 	return done;
 }

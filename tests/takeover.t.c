@@ -13,6 +13,8 @@
 #include "tests/lib/supervisor.h"
 #include "tests/lib/testing.h"
 
+#include "send_scm.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -143,6 +145,18 @@ static void ready_wait(size_t times)
 	while (supervisor_heard(supervisor, "READY=1") < times)
 		assert_that(deadline_ahead(deadline), "it is never ready");
 	assert_int_equal(supervisor_heard(supervisor, "READY=1"), times);
+}
+
+/* Tells the supervisor something, as a server would. */
+static void supervisor_told(const char *text, int fd)
+{
+	struct sockaddr_un to = {.sun_family = AF_UNIX};
+	int sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	snprintf(to.sun_path, sizeof(to.sun_path), "%s", supervisor_path(supervisor));
+	assert_true(scm_pass(sock, &to, sizeof(to), text, strlen(text), &fd, fd >= 0));
+	close(sock);
+	supervisor_settle(supervisor);
 }
 
 /* The table of nodes, as lines of the log; the caller frees it. */
@@ -319,6 +333,7 @@ static void store_settles(size_t own)
 static const struct client_options two = {.vectors = 2, .keep = true};
 #define TWO SERVER_ARGS("-f", "memory", "-n", "2")
 #define OWN 4 /* descriptors of its own that a server of a file stores */
+static const char *const own_names[OWN] = {"ledger", "object", "lock", "our-listener"};
 
 struct kind {
 	const char *const *args;
@@ -780,30 +795,461 @@ static void options_that_do_not_fit(void **state)
 	misfit_check(SERVER_ARGS("-L", "-m0", "-n2"), memoryless, true);
 }
 
-/* The object was replaced by another while nobody ran: the path is what counts. */
+/* The path of the file that serves as the memory. */
+static const char *memory_path(void)
+{
+	static char path[128];
+
+	snprintf(path, sizeof(path), "%s/memory", server.folder);
+	return path;
+}
+
+/* Puts another file there, with something written in it; size 0: none. */
+static void memory_replace(const char *text, off_t size)
+{
+	int fd;
+
+	assert_int_equal(unlink(memory_path()), 0);
+	if (!size)
+		return;
+	fd = open(memory_path(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	assert_int_equal(ftruncate(fd, size), 0);
+	assert_int_equal(pwrite(fd, text, strlen(text) + 1, 0), strlen(text) + 1);
+	close(fd);
+}
+
+/* Whether a node has the file that stands at the path, and finds the text there. */
+static void memory_check(const struct client *c, const char *text)
+{
+	char found[64] = "";
+	struct stat st;
+
+	assert_int_equal(stat(memory_path(), &st), 0);
+	assert_true(c->memory_dev == st.st_dev && c->memory_ino == st.st_ino);
+	assert_true(pread(c->memory, found, sizeof(found) - 1, 0) > 0);
+	assert_string_equal(found, text);
+}
+
+/* Whether somebody else can serve our memory. */
+static bool memory_is_free(void)
+{
+	struct server other = {0};
+	bool starts = server_start(&other, SERVER_ARGS("-f", memory_path()));
+
+	assert_that(starts || strstr(other.error, "is served by another server"), "%s",
+		    other.error);
+	if (starts)
+		assert_int_equal(server_stop(&other), 0);
+	server_remove(&other);
+	return starts;
+}
+
+/* While nodes have the object that was replaced they keep it, and the log says what that means. */
 static void another_object_at_the_same_path(void **state)
 {
-	char path[128], moved[160];
+	(void)state;
+	for (int removed = 0; removed < 2; removed++) {
+		server_up(TWO);
+		for (int i = 0; i < 2; i++)
+			somebody_joins(0, two);
+		server_kill();
+		memory_replace("a backup", removed ? 0 : 1 << 20);
+		successor_up(TWO, 2);
+		assert_int_equal(logged_times(came, "warning: the nodes have a file that does not "
+						    "stand at"),
+				 1);
+		somebody_joins(0, two);
+		everybody_agrees();
+		store_settles(OWN);
+		/* And once they are gone, it is the one that stands there. */
+		server_kill();
+		clients_free(clients, count);
+		count = 0;
+		server_up(TWO);
+		assert_int_equal(logged_times(came, "warning"), 0);
+		memory_check(somebody_joins(0, two), removed ? "" : "a backup");
+		store_settles(OWN);
+		all_end();
+		all_forget();
+	}
+}
+
+/*
+ * Without nodes
+ */
+
+/* The server ends in some way, and nobody is there. */
+static void server_ends_alone(int how)
+{
+	free(table_of_nodes());
+	clients_free(clients, count);
+	if (how == 0) /* they have gone before it, or while none runs */
+		assert_true(supervisor_wait(supervisor, "node-*", 0, PATIENCE));
+	count = 0;
+	server_signal(&server, how < 2 ? SIGKILL : how == 2 ? SIGTERM : SIGUSR2);
+	assert_int_equal(server_wait(&server, PATIENCE), how < 2 ? -SIGKILL : 0);
+}
+
+/* A start is a start: what stands at the path is served, whatever the server before had. */
+static void a_backup_is_put_back(void **state)
+{
+	(void)state;
+	for (int how = 0; how < 4; how++)
+		for (int removed = 0; removed < 2; removed++) {
+			server_up(TWO);
+			for (int i = 0; i < 2; i++)
+				assert_int_equal(somebody_joins(0, two)->id, i);
+			server_ends_alone(how);
+			memory_replace("a backup", removed ? 0 : 1 << 20);
+			server_up(TWO);
+			assert_int_equal(logged_times(came, "took over"), 0);
+			assert_int_equal(let_go(came, -1), 0);
+			assert_int_equal(somebody_joins(0, two)->id, 0);
+			memory_check(&clients[0], removed ? "" : "a backup");
+			assert_true(supervisor_wait(supervisor, "node-3", 1, PATIENCE));
+			assert_false(memory_is_free());
+			store_settles(OWN);
+			/* Which is, in turn, what the next takes over. */
+			server_kill();
+			successor_up(TWO, 1);
+			somebody_joins(0, two);
+			everybody_agrees();
+			memory_check(&clients[1], removed ? "" : "a backup");
+			all_end();
+			log_check();
+			all_forget();
+		}
+}
+
+/* Whether a node that joins now has memory of that size. */
+static void size_check(struct client_options options, off_t size)
+{
+	somebody_joins(0, options);
+	assert_int_equal(clients[0].memory_size, size);
+	somebody_goes(0);
+	assert_true(supervisor_wait(supervisor, "node-*", 0, PATIENCE));
+}
+
+/* And so do all options hold. */
+static void other_options_without_nodes(void **state)
+{
+	const struct client_options three = {.vectors = 3, .keep = true};
+	const struct client_options legacy = {.vectors = 3, .keep = true, .legacy = true};
+	const struct client_options memoryless = {
+		.vectors = 3, .keep = true, .legacy = true, .memoryless = true};
+	struct stat st;
+
+	(void)state;
+	server_up(TWO);
+	size_check(two, 1 << 20);
+	server_kill();
+	server_up(SERVER_ARGS("-f", "memory", "-n", "2", "-t", "-m", "4M"));
+	size_check(two, 4 << 20);
+	server_kill();
+	server_up(SERVER_ARGS("-f", "memory", "-n", "3", "-m", "4M", "-a"));
+	assert_int_equal(stat(memory_path(), &st), 0);
+	assert_true(st.st_blocks * 512 >= 4 << 20);
+	size_check(three, 4 << 20);
+	server_kill();
+	server_up(SERVER_ARGS("-L", "-n", "3", "-A", "-m", "2M"));
+	size_check(legacy, 2 << 20);
+	store_settles(OWN - 1);
+	server_kill();
+	server_up(SERVER_ARGS("-L", "-n", "3", "-A"));
+	size_check(legacy, 1 << 20);
+	server_kill();
+	server_up(SERVER_ARGS("-n", "3", "-A."));
+	size_check(three, 1 << 20);
+	server_kill();
+	server_up(SERVER_ARGS("-L", "-n", "3", "-m", "0"));
+	somebody_joins(0, memoryless);
+	store_settles(OWN - 2);
+	somebody_goes(0);
+	assert_true(supervisor_wait(supervisor, "node-*", 0, PATIENCE));
+	server_kill();
+	server_up(TWO);
+	size_check(two, 4 << 20);
+	store_settles(OWN);
+	assert_int_equal(logged_times(0, "took over"), 0);
+	all_end();
+	log_check();
+}
+
+/*
+ * A start that is refused leaves all for the next: who waits is served by that one, and serial
+ * numbers go on.
+ */
+static void a_start_without_nodes_is_refused(void **state)
+{
+	const char *const *large = SERVER_ARGS("-f", "memory", "-n", "2", "-m", "4M", "-i", "pid");
+	char pidfile[128];
+
+	(void)state;
+	server_up(TWO);
+	snprintf(pidfile, sizeof(pidfile), "%s/pid", server.folder);
+	size_check(two, 1 << 20);
+	server_kill();
+	somebody_connects(two);
+	for (int i = 0; i < 2; i++) {
+		assert_false(server_start(&server, large));
+		assert_int_equal(server.status, 1);
+		assert_non_null(strstr(server.error, "has 1M, less than -m 4M"));
+		assert_int_equal(access(pidfile, F_OK), -1);
+	}
+	server_up(TWO);
+	drive(0, client_greeted, NULL);
+	assert_int_equal(clients[0].id, 0);
+	assert_true(supervisor_wait(supervisor, "node-2", 1, PATIENCE));
+	store_settles(OWN);
+	all_end();
+}
+
+/* Where nobody of those who are there can be taken over, that is a start as well. */
+static void nobody_can_be_taken_over(void **state)
+{
+	char text[64];
+	int ends[2];
 
 	(void)state;
 	server_up(TWO);
 	for (int i = 0; i < 2; i++)
 		somebody_joins(0, two);
 	server_kill();
-	snprintf(path, sizeof(path), "%s/memory", server.folder);
-	snprintf(moved, sizeof(moved), "%s.old", path);
-	assert_int_equal(rename(path, moved), 0);
-	server_up(TWO);
-	/* Either is right, but not half of each. */
-	if (let_go(came, -1) == 2) {
-		drive(0, client_ended, NULL);
-		clients_free(clients, count);
-		count = 0;
+	for (int i = 1; i <= 2; i++) {
+		snprintf(text, sizeof(text), "FDSTOREREMOVE=1\nFDNAME=node-%d", i);
+		supervisor_told(text, -1);
+		snprintf(text, sizeof(text), "FDSTORE=1\nFDNAME=node-%d\nFDPOLL=0", i);
+		assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends), 0);
+		supervisor_told(text, ends[0]);
+		close(ends[0]);
+		close(ends[1]);
 	}
+	memory_replace("a backup", 4 << 20);
+	server_up(SERVER_ARGS("-f", "memory", "-n", "2", "-m", "4M"));
+	assert_int_equal(let_go(came, -1), 2);
+	assert_int_equal(logged_times(came, "took over"), 0);
+	drive(0, client_ended, NULL);
+	clients_free(clients, count);
+	count = 0;
+	memory_check(somebody_joins(0, two), "a backup");
+	assert_int_equal(clients[0].id, 0);
+	store_settles(OWN);
+	all_end();
+}
+
+/* Nor is the socket of a socket unit lost, which the server before may not have had. */
+static void a_start_with_a_socket_unit_is_refused(void **state)
+{
+	const char *const *large = SERVER_ARGS("-f", "memory", "-n", "2", "-m", "4M");
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	(void)state;
+	server_up(TWO);
+	size_check(two, 1 << 20);
+	assert_int_equal(server_stop(&server), 0);
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", server.socket);
+	assert_int_equal(bind(sock, (struct sockaddr *)&address, sizeof(address)), 0);
+	assert_int_equal(listen(sock, 10), 0);
+	supervisor_told("FDSTOREREMOVE=1\nFDNAME=our-listener", -1);
+	supervisor_told("FDSTORE=1\nFDNAME=our.socket\nFDPOLL=0", sock);
+	close(sock);
+	assert_false(server_start(&server, large));
+	assert_non_null(strstr(server.error, "has 1M, less than -m 4M"));
+	server_up(TWO);
 	somebody_joins(0, two);
+	store_settles(OWN);
+	all_end();
+}
+
+/* However far such a start gets, the next serves what stands at the path, and nothing is stored
+ * twice. */
+static void a_start_without_nodes_may_fail_anywhere(void **state)
+{
+	int64_t start = clock_ms();
+	size_t deaths = 0;
+	char text[32];
+
+	(void)state;
+	printf("# SEED=%u\n", seed);
+	server_up(TWO);
+	start = clock_ms() - start;
+	for (int i = 0; i < 30; i++) {
+		server_kill();
+		snprintf(text, sizeof(text), "backup %d", i);
+		memory_replace(text, 1 << 20);
+		server.alarm_us = 1 + rand_r(&seed) % (unsigned int)(start * 1000);
+		if (server_start(&server, TWO)) {
+			assert_int_equal(server_wait(&server, PATIENCE), -SIGALRM);
+		} else {
+			assert_that(server.status == -SIGALRM, "%s", server.error);
+			deaths++;
+		}
+		server.alarm_us = 0;
+		server_up(TWO);
+		assert_int_equal(somebody_joins(0, two)->id, 0);
+		memory_check(&clients[0], text);
+		store_settles(OWN);
+		for (size_t own = 0; own < OWN; own++)
+			assert_int_equal(supervisor_count(supervisor, own_names[own]), 1);
+		somebody_goes(0);
+		assert_true(supervisor_wait(supervisor, "node-*", 0, PATIENCE));
+	}
+	printf("# %zu of 30 died before they were ready\n", deaths);
+	all_end();
+	log_check();
+}
+
+/* The same where the nodes would have been let go: they are not, and have the memory still. */
+static void a_start_with_other_options_is_refused(void **state)
+{
+	(void)state;
+	server_up(TWO);
+	for (int i = 0; i < 3; i++)
+		somebody_joins(0, two);
+	server_kill();
+	for (int i = 0; i < 2; i++) {
+		assert_false(server_start(
+			&server, SERVER_ARGS("-f", "memory", "-n", "3", "-m", "4M", "-i", "pid")));
+		assert_non_null(strstr(server.error, "has 1M, less than -m 4M"));
+		assert_false(memory_is_free());
+	}
+	successor_up(TWO, 3);
+	assert_int_equal(let_go(0, -1), 0);
 	everybody_agrees();
 	store_settles(OWN);
 	all_end();
+}
+
+/* What of the options cannot hold while nodes have the object is named. */
+static void options_that_have_to_wait(void **state)
+{
+	const struct {
+		const char *const *args;
+		const char *text;
+	} options[] = {
+		{SERVER_ARGS("-f", "memory", "-n2", "-m4M"), "keeps its size of 2M"},
+		{SERVER_ARGS("-f", "memory", "-n2", "-tm1M"), "keeps its size of 2M"},
+		{SERVER_ARGS("-f", "memory", "-n2", "-m1M"), "has 2M, more than -m 1M"},
+		{SERVER_ARGS("-f", "memory", "-n2", "-a"), "lacks 2M of its blocks, which -a"},
+	};
+
+	(void)state;
+	server_up(SERVER_ARGS("-f", "memory", "-n", "2", "-m", "2M"));
+	somebody_joins(0, two);
+	for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
+		server_kill();
+		successor_up(options[i].args, 1);
+		assert_that(logged_times(came, options[i].text) == 1, "%s", log_end());
+		assert_int_equal(logged_times(came, "while nodes have it") +
+					 logged_times(came, "all of it is served"),
+				 1);
+	}
+	all_end();
+	all_forget();
+	server_up(SERVER_ARGS("-A", "-n", "2", "-m", "2M"));
+	somebody_joins(0, two);
+	server_kill();
+	successor_up(SERVER_ARGS("-A", "-n", "2"), 1);
+	assert_int_equal(logged_times(came, "keeps its size of 2M"), 1);
+	all_end();
+}
+
+/*
+ * What was lost
+ */
+
+/* The object is opened again by its path; or it is said what has come of it. */
+static void an_object_that_was_lost(void **state)
+{
+	(void)state;
+	for (int removed = 0; removed < 2; removed++) {
+		server_up(TWO);
+		for (int i = 0; i < 2; i++)
+			somebody_joins(0, two);
+		server_kill();
+		supervisor_told("FDSTOREREMOVE=1\nFDNAME=object", -1);
+		if (removed)
+			memory_replace("a backup", 1 << 20);
+		server_up(TWO);
+		if (removed) {
+			drive(0, client_ended, NULL);
+			assert_int_equal(let_go(came, -1), 2);
+			assert_int_equal(logged_times(came, "other options"), 0);
+			assert_int_equal(logged_times(came, "lost the memory of the nodes"), 3);
+			clients_free(clients, count);
+			count = 0;
+			memory_check(somebody_joins(0, two), "a backup");
+		} else {
+			assert_int_equal(logged_times(came, "took over 2 nodes"), 1);
+			assert_int_equal(logged_times(came, "opened again"), 1);
+		}
+		somebody_joins(0, two);
+		everybody_agrees();
+		store_settles(OWN);
+		server_kill();
+		successor_up(TWO, count);
+		all_end();
+		all_forget();
+	}
+}
+
+/* A takeover that fails behind the pidfile leaves none. */
+static void a_pidfile_of_a_takeover_that_failed(void **state)
+{
+	const char *const *args = SERVER_ARGS("-f", "memory", "-n", "2", "-i", "pid");
+	char pidfile[128];
+
+	(void)state;
+	server_up(TWO);
+	somebody_joins(0, two);
+	server_kill();
+	snprintf(pidfile, sizeof(pidfile), "%s/pid", server.folder);
+	supervisor_told("FDSTOREREMOVE=1\nFDNAME=our-listener", -1);
+	assert_int_equal(unlink(server.socket), 0);
+	assert_int_equal(mkdir(server.socket, 0700), 0);
+	assert_false(server_start(&server, args));
+	assert_non_null(strstr(server.error, "is not a socket"));
+	assert_int_equal(access(pidfile, F_OK), -1);
+	assert_int_equal(rmdir(server.socket), 0);
+	successor_up(args, 1);
+	assert_int_equal(access(pidfile, F_OK), 0);
+	somebody_joins(0, two);
+	everybody_agrees();
+	all_end();
+}
+
+/* Who ends in order leaves no lock behind, though the supervisor has a copy; for a successor, he
+ * does. */
+static void a_lock_ends_with_the_server(void **state)
+{
+	const char *const *args = SERVER_ARGS("-f", "memory", "-n", "2", "-i", "pid");
+
+	(void)state;
+	for (int nodes = 0; nodes < 2; nodes++) {
+		server_up(TWO);
+		if (nodes)
+			somebody_joins(0, two);
+		store_settles(OWN);
+		assert_false(memory_is_free());
+		assert_int_equal(server_stop(&server), 0);
+		assert_true(memory_is_free());
+		server_up(TWO);
+		assert_int_equal(logged_times(came, "took over"), nodes);
+		assert_false(memory_is_free());
+		server_signal(&server, SIGUSR2);
+		assert_int_equal(server_wait(&server, PATIENCE), 0);
+		assert_false(memory_is_free());
+		server_up(args);
+		server_kill();
+		assert_false(memory_is_free());
+		/* One that fails changes nothing of that. */
+		assert_false(server_start(&server, SERVER_ARGS("-f", "memory", "-i", "/dev/null")));
+		assert_false(memory_is_free());
+		server_up(TWO);
+		all_end();
+		all_forget();
+	}
 }
 
 static void another_socket(void **state)
@@ -899,8 +1345,8 @@ static void a_socket_that_cannot_be_made(void **state)
 	all_end();
 }
 
-/* A ledger that nobody can read: all is lost but the socket, and who waits there. */
-static void another_ledger(void **state)
+/* Makes the ledger one that nobody can read. */
+static void ledger_spoil(void)
 {
 	const uint32_t layout = 99;
 	char path[64], target[64];
@@ -908,10 +1354,6 @@ static void another_ledger(void **state)
 	ssize_t n;
 	int fd;
 
-	(void)state;
-	server_up(TWO);
-	for (int i = 0; i < 3; i++)
-		somebody_joins(0, two);
 	for (int number = 3; number < 64; number++) {
 		snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)server.pid, number);
 		n = readlink(path, target, sizeof(target) - 1);
@@ -923,6 +1365,16 @@ static void another_ledger(void **state)
 		close(fd);
 	}
 	assert_true(written);
+}
+
+/* A ledger that nobody can read: all is lost but the socket, and who waits there. */
+static void another_ledger(void **state)
+{
+	(void)state;
+	server_up(TWO);
+	for (int i = 0; i < 3; i++)
+		somebody_joins(0, two);
+	ledger_spoil();
 	server_kill();
 	somebody_connects(two);
 	server_up(TWO);
@@ -957,6 +1409,50 @@ static size_t unstored_gather(int *ids, size_t room, size_t wanted)
 	while ((n = unstored(ids, room)) < wanted && count < 900);
 	assert_in_range(n, wanted, count);
 	return n;
+}
+
+/* What nobody needs is dropped, however long the supervisor takes to listen. */
+static void what_is_dropped_is_not_forgotten(void **state)
+{
+	const char *const *args[] = {TWO, TWO, SERVER_ARGS("-f", "memory", "-n", "3")};
+	const struct client_options unkept = {.vectors = 2};
+	const size_t many = 100;
+	int ends[2];
+
+	(void)state;
+	for (size_t round = 0; round < 3; round++) {
+		server_up(TWO);
+		for (size_t i = 0; i < (round ? 1 : many); i++)
+			somebody_joins(i, round ? two : unkept);
+		for (size_t i = 0; round && i < many; i++) {
+			char text[64];
+
+			snprintf(text, sizeof(text), "FDSTORE=1\nFDNAME=node-%zu\nFDPOLL=0",
+				 100 + i);
+			assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends), 0);
+			supervisor_told(text, ends[0]);
+			close(ends[0]);
+			close(ends[1]);
+		}
+		if (round == 0)
+			ledger_spoil();
+		server_kill();
+		assert_int_equal(supervisor_count(supervisor, "node-*"), round ? many + 1 : many);
+		supervisor_pause(supervisor);
+		server_up(args[round]);
+		supervisor_resume(supervisor);
+		if (round == 1)
+			everybody_agrees();
+		else
+			drive(0, client_ended, NULL);
+		if (round != 1) {
+			clients_free(clients, count);
+			count = 0;
+		}
+		store_settles(OWN);
+		all_end();
+		all_forget();
+	}
 }
 
 static void unstored_wait(size_t n)
@@ -1092,6 +1588,90 @@ static void few_descriptors(void **state)
 	all_end();
 }
 
+/* So many are there, of whom only the last stay, at numbers that are far up. */
+static void crowd_thins(const char *const *args, struct client_options options, size_t most,
+			size_t stay)
+{
+	server_up(args);
+	for (size_t i = 0; i < most; i++) {
+		somebody_connects(options);
+		if (i % 50 == 49)
+			drive(0, client_knows, &(size_t){count - 1});
+	}
+	drive(0, client_knows, &(size_t){count - 1});
+	clients_free(clients, count - stay);
+	memmove(clients, &clients[count - stay], stay * sizeof(clients[0]));
+	memset(&clients[stay], 0, (count - stay) * sizeof(clients[0]));
+	count = stay;
+	drive(0, client_agrees, NULL);
+	store_settles(OWN);
+}
+
+/* That many were there once takes no numbers from those who are there now. */
+static void few_are_left_of_many(void **state)
+{
+	const char *const *args = SERVER_ARGS("-f", "memory");
+	const struct client_options one = {.vectors = 1, .keep = true};
+
+	(void)state;
+	if (descriptors_allow() < 3000)
+		skip_because("this needs 3000 descriptors");
+	server.unprivileged = true;
+	server.descriptors = (struct rlimit){1024, 1024};
+	crowd_thins(args, (struct client_options){.vectors = 1}, 490, 30);
+	for (int death = 0; death < 2; death++) {
+		server_kill();
+		successor_up(args, count);
+		somebody_joins(0, one);
+		drive(0, client_agrees, NULL);
+		store_settles(OWN);
+	}
+	server_signal(&server, SIGHUP);
+	logged_wait(came, "restarted in place");
+	somebody_joins(0, one);
+	drive(0, client_agrees, NULL);
+	assert_int_equal(let_go(0, -1), 0);
+	all_end();
+}
+
+/* Where the limit is lower than it was, as many are taken over as there is room for. */
+static void fewer_descriptors_than_before(void **state)
+{
+	const char *const *args = SERVER_ARGS("-f", "memory", "-n", "2");
+	size_t before;
+
+	(void)state;
+	for (int vectors_low = 0; vectors_low < 2; vectors_low++) {
+		server.unprivileged = true;
+		server.descriptors.rlim_max = vectors_low ? 1000 : 2048;
+		server.descriptors.rlim_cur = server.descriptors.rlim_max;
+		server_up(args);
+		for (int i = 0; i < 80; i++)
+			somebody_joins(0, two);
+		store_settles(OWN);
+		server_kill();
+		server.descriptors = (struct rlimit){150, 150};
+		server_up(args);
+		before = count;
+		for (size_t i = count; i-- > 0;) {
+			if (let_go(came, clients[i].id) == 0)
+				continue;
+			assert_true(clients_drive(&clients[i], 1, client_ended, NULL, PATIENCE));
+			somebody_goes(i);
+		}
+		printf("# %zu of %zu were taken over\n", count, before);
+		assert_in_range(count, 20, before - 1);
+		assert_int_equal(logged_times(came, "too few descriptors"), before - count);
+		everybody_agrees();
+		store_settles(OWN);
+		server_kill();
+		successor_up(args, count);
+		everybody_agrees();
+		all_end();
+		all_forget();
+	}
+}
+
 /* The supervisor throws away what does not fit, which the server cannot know. */
 static void a_store_that_is_full(void **state)
 {
@@ -1169,7 +1749,6 @@ static void a_supervisor_that_has_gone(void **state)
 
 static void the_store_does_not_grow(void **state)
 {
-	static const char *const names[] = {"ledger", "object", "lock", "our-listener"};
 	size_t place;
 
 	(void)state;
@@ -1191,8 +1770,8 @@ static void the_store_does_not_grow(void **state)
 		}
 		everybody_agrees();
 		store_settles(OWN);
-		for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-			assert_int_equal(supervisor_count(supervisor, names[i]), 1);
+		for (size_t i = 0; i < OWN; i++)
+			assert_int_equal(supervisor_count(supervisor, own_names[i]), 1);
 	}
 	all_end();
 	log_check();
@@ -1285,8 +1864,17 @@ static void a_thousand_nodes(void **state)
 	drive(0, client_agrees, NULL);
 	assert_int_equal(clients[count - 1].id, 1000);
 	store_settles(OWN);
-	all_end();
 	log_check();
+	/* So many may also have to be let go. */
+	server_kill();
+	server_up(TWO);
+	assert_int_equal(let_go(came, -1), count);
+	drive(0, client_ended, NULL);
+	clients_free(clients, count);
+	count = 0;
+	somebody_joins(0, two);
+	store_settles(OWN);
+	all_end();
 }
 
 /* Every node rings every vector of every node, and all have one memory. */
@@ -1372,13 +1960,27 @@ int main(void)
 		takeover_test(a_stop_that_stays_one_lets_all_go),
 		takeover_test(options_that_do_not_fit),
 		takeover_test(another_object_at_the_same_path),
+		takeover_test(a_backup_is_put_back),
+		takeover_test(other_options_without_nodes),
+		takeover_test(a_start_without_nodes_is_refused),
+		takeover_test(nobody_can_be_taken_over),
+		takeover_test(a_start_with_a_socket_unit_is_refused),
+		takeover_test(a_start_without_nodes_may_fail_anywhere),
+		takeover_test(a_start_with_other_options_is_refused),
+		takeover_test(options_that_have_to_wait),
+		takeover_test(an_object_that_was_lost),
+		takeover_test(a_pidfile_of_a_takeover_that_failed),
+		takeover_test(a_lock_ends_with_the_server),
 		takeover_test(another_socket),
 		takeover_test(a_socket_that_somebody_removed),
 		takeover_test(a_socket_that_cannot_be_made),
 		takeover_test(another_ledger),
+		takeover_test(what_is_dropped_is_not_forgotten),
 		takeover_test(a_slow_supervisor_keeps_nobody_waiting),
 		takeover_test(who_is_not_stored_is_let_go),
 		takeover_test(few_descriptors),
+		takeover_test(few_are_left_of_many),
+		takeover_test(fewer_descriptors_than_before),
 		takeover_test(a_store_that_is_full),
 		takeover_test(a_store_in_part),
 		takeover_test(a_supervisor_that_has_gone),
