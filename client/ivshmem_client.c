@@ -61,8 +61,7 @@
 /* After its first message a server without memory and vectors says nothing at all; any other that
  * is silent there so long is not well. */
 #define LONE_MS  3000
-#define QUIET_MS 10000 /* when a greeting that goes on no more is given up, */
-#define BRISK_MS 1000  /* or sooner, where less is to be waited for at all, but not before */
+#define QUIET_MS 10000 /* when a greeting that goes on no more is given up */
 #define RETRY_MS 1000  /* between two attempts to connect, in a dialog */
 
 /* What the program of `run` finds. */
@@ -1326,12 +1325,13 @@ static void seconds_parse(char **args, struct request *r)
 		     args[1]);
 }
 
-/* How long a greeting may pause: no longer than what is asked for may take. */
+/* How long a greeting may pause: no longer than what is asked for may take, if it is no lone one.
+ */
 static int64_t greeting_patience(int64_t patience)
 {
 	if (patience > QUIET_MS)
 		return QUIET_MS;
-	return patience > BRISK_MS ? patience : BRISK_MS;
+	return patience > LONE_MS ? patience : LONE_MS;
 }
 
 static void wait_parse(char **args, struct request *r)
