@@ -1325,8 +1325,7 @@ static void seconds_parse(char **args, struct request *r)
 		     args[1]);
 }
 
-/* How long a greeting may pause: no longer than what is asked for may take, if it is no lone one.
- */
+/* How long a greeting may pause: no longer than the command may take, but as long as a lone one. */
 static int64_t greeting_patience(int64_t patience)
 {
 	if (patience > QUIET_MS)
