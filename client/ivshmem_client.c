@@ -50,9 +50,13 @@
 #define REFUSED        (-1) /* a version: the server turns us away */
 #define ALL            (-1) /* every vector, or every other peer */
 #define PATH_LENGTH    (sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1)
+#define FOREVER        (INT64_MAX / 2) /* as long as a time in milliseconds can be */
+#define SECONDS_MAX    (INT_MAX / 1000)
+#define TURN           2048 /* messages that are read before something else has its turn */
 
 /* Nothing ends a greeting but the last of our own vectors, and how many those are the server never
- * says. If no other peer shows it, and nobody gave -n, a server that is silent has told all. */
+ * says. If no other peer shows it, none comes behind them, and nobody gave -n, a server that is
+ * silent has told all. */
 #define SILENCE_MS 300
 /* After its first message a server without memory and vectors says nothing at all; any other that
  * is silent there so long is not well. */
@@ -79,7 +83,7 @@ static const char help_text[] =
 	"  ring ID VECTOR         ring a doorbell of that peer\n"
 	"  ring ID all, ring all  ring all of that peer, or all of all others\n"
 	"  wait VECTOR [SECONDS]  show the own ID, wait until that doorbell is rung, show how often\n"
-	"  watch [SECONDS]        list, and then show who joins and who leaves\n"
+	"  watch [SECONDS]        list, and then show who joins and who leaves (SECONDS: 5, 0.5)\n"
 	"  run PROGRAM [ARG]...   run a program as a peer: memory, events and requests are its\n"
 	"                         descriptors 3, 4 and 5 (see the manual page)\n"
 	"Without a command, words are read from standard input: dump, int ID VECTOR, int ID all,\n"
@@ -111,23 +115,26 @@ struct mesh {
 	const char *path;
 	int given_vectors; /* by -n; -1: not given */
 	bool verbose;
-	int sock; /* closed when the connection ends; -1: that has happened */
+	int64_t patience; /* how long the server may be silent until it has greeted us, in ms */
+	int sock;         /* closed when the connection ends; -1: that has happened */
+	bool gone;        /* then: the server has ended it, not we */
 	enum head head;
 	int id;
 	int memory;           /* closed by mesh_free; -1: none */
 	off_t size;           /* of the memory, in bytes */
-	int vectors;          /* that a whole peer has, as far as is known; -1: not yet */
+	int vectors;          /* that a whole peer has; -1: not known yet */
+	int most;             /* eventfds that one peer has had: vectors are no fewer */
 	int group;            /* the ID whose eventfds are coming in; -1: none */
 	int ids;              /* one above the highest ID that has been seen */
-	int news;             /* no ID below has anything to be told */
+	int news, news_end;   /* no ID below, nor from the second on, has anything to be told */
 	char error[WHY_SIZE]; /* why the connection ended */
 	struct peer peers[IDS];
 };
 
 /* What a command asks for. */
 struct request {
-	int id, vector; /* either may be ALL */
-	int64_t deadline;
+	int id, vector;   /* either may be ALL */
+	int64_t patience; /* SECONDS, in milliseconds */
 	char **program;
 };
 
@@ -160,6 +167,13 @@ __attribute__((format(printf, 2, 3), noreturn)) static void quit(int status, con
 	va_end(args);
 	complain("%s%s", text, status == 2 ? " (see 'ivshmem_client --help')" : "");
 	exit(status);
+}
+
+/* Writes out what has been printed, or ends the program: who cannot be heard need not go on. */
+static void output_flush(void)
+{
+	if (fflush(stdout) != 0 || ferror(stdout))
+		quit(1, "cannot write to standard output: %s", strerror(errno));
 }
 
 /* Notes why something cannot be. Returns false, for its caller to return. */
@@ -211,12 +225,12 @@ static int64_t clock_ahead(int64_t ms)
 	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000 + ms;
 }
 
-/* Waits for one of them, or for the deadline; a signal may end it early. */
+/* Waits for one of them, or for the deadline; it may end early. */
 static void polls_wait(struct pollfd *polls, size_t n, int64_t deadline)
 {
-	int64_t wait = deadline == INT64_MAX ? -1 : deadline - clock_ahead(0);
+	int64_t wait = deadline - clock_ahead(0);
 
-	if (deadline != INT64_MAX && wait < 0)
+	if (wait < 0)
 		wait = 0;
 	if (poll(polls, n, wait > INT_MAX ? INT_MAX : (int)wait) >= 0)
 		return;
@@ -291,6 +305,14 @@ static struct peer *mesh_own(struct mesh *m)
 	return &m->peers[m->id];
 }
 
+/* Whether all doorbells of a peer are known: before, and after it has left, it is not there. */
+static bool peer_whole(const struct mesh *m, int id)
+{
+	const struct peer *p = &m->peers[id];
+
+	return p->vectors > 0 && (id == m->id || (m->vectors >= 0 && p->vectors >= m->vectors));
+}
+
 /* What somebody may do about it that the socket cannot be connected to. */
 static const char *connect_remedy(int error)
 {
@@ -299,6 +321,7 @@ static const char *connect_remedy(int error)
 	case ECONNREFUSED: return ": start the server first, or give its socket with -S";
 	case EACCES:
 		return ": your user must be in the group of the socket, and may enter its folder";
+	case EAGAIN: return ": the server takes nobody in; it is stopped, or hangs";
 	default: return "";
 	}
 }
@@ -307,19 +330,28 @@ static const char *connect_remedy(int error)
 static bool mesh_connect(struct mesh *m)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	int flags;
+	struct timeval patience = {.tv_sec = m->patience / 1000,
+				   .tv_usec = m->patience % 1000 * 1000};
+	int flags, connected;
 
+	m->gone = false;
 	m->head = HEAD_FIRST;
 	m->vectors = m->given_vectors;
+	m->most = 0;
 	m->group = -1;
 	m->news = IDS;
+	m->news_end = 0;
 	strcpy(address.sun_path, m->path); /* arguments_parse has looked at its length */
 	m->sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (m->sock < 0)
 		return wrong(m->error, "no socket: %s", strerror(errno));
+	/* Where as many wait to be accepted as may, the kernel lets the next one wait to wait. */
+	setsockopt(m->sock, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+	do
+		connected = connect(m->sock, (struct sockaddr *)&address, sizeof(address));
+	while (connected < 0 && errno == EINTR);
 	flags = fcntl(m->sock, F_GETFL);
-	if (connect(m->sock, (struct sockaddr *)&address, sizeof(address)) == 0 && flags >= 0 &&
-	    fcntl(m->sock, F_SETFL, flags | O_NONBLOCK) == 0)
+	if (connected == 0 && flags >= 0 && fcntl(m->sock, F_SETFL, flags | O_NONBLOCK) == 0)
 		return true;
 	wrong(m->error, "cannot connect to %s: %s%s", m->path, strerror(errno),
 	      connect_remedy(errno));
@@ -331,6 +363,8 @@ static void news_note(struct mesh *m, int id)
 {
 	if (id < m->news)
 		m->news = id;
+	if (id >= m->news_end)
+		m->news_end = id + 1;
 }
 
 /* Takes the descriptor of the memory. Returns false with m->error, and has not taken it. */
@@ -345,18 +379,23 @@ static bool memory_take(struct mesh *m, int fd)
 	return true;
 }
 
-/* The eventfds of the group are complete when those of another come. */
+/*
+ * The eventfds of the group, our own as well, are complete when those of another come; not when it
+ * leaves: then those that were not sent yet never come, and of what it had nothing can be learned.
+ */
 static bool group_end(struct mesh *m)
 {
 	const struct peer *p = m->group >= 0 ? &m->peers[m->group] : NULL;
 
-	if (!p || m->group == m->id || p->vectors == 0)
+	if (!p)
 		return true;
-	if (m->vectors < 0)
+	if (m->vectors < 0) {
 		m->vectors = p->vectors;
+		news_note(m, m->group);
+	}
 	return p->vectors >= m->given_vectors ||
-	       wrong(m->error, "the server gives each node %d vectors, not %d, as -n says",
-		     p->vectors, m->given_vectors);
+	       wrong(m->error, "the server gives each node %d vector%s, not %d, as -n says",
+		     p->vectors, p->vectors == 1 ? "" : "s", m->given_vectors);
 }
 
 /* Takes the next eventfd of a peer. Returns false with m->error, and has not taken it. */
@@ -374,7 +413,8 @@ static bool join_take(struct mesh *m, int64_t value, int fd)
 		return false;
 	m->group = id;
 	if (p->vectors == (m->given_vectors < 0 ? VECTORS_MAX : m->given_vectors))
-		return wrong(m->error, "the server gives more than %d vectors%s", p->vectors,
+		return wrong(m->error, "the server gives more than %d vector%s%s", p->vectors,
+			     p->vectors == 1 ? "" : "s",
 			     m->given_vectors < 0 ? "" : ", as -n says");
 	fds = reallocarray(p->fds, (size_t)p->vectors + 1, sizeof(*fds));
 	if (!fds)
@@ -383,8 +423,8 @@ static bool join_take(struct mesh *m, int64_t value, int fd)
 	fds[p->vectors++] = fd;
 	if (id >= m->ids)
 		m->ids = id + 1;
-	if (id == m->id && m->vectors >= 0 && p->vectors > m->vectors)
-		m->vectors = p->vectors;
+	if (p->vectors > m->most)
+		m->most = p->vectors;
 	news_note(m, id);
 	return true;
 }
@@ -459,7 +499,7 @@ static bool message_take(struct mesh *m, int64_t value, int fd)
 
 /*
  * Reads one message, if there is one. Returns whether there was. When the connection ends, m->sock
- * is -1 and m->error says why.
+ * is -1, m->error says why, and m->gone whether it was the server that ended it.
  */
 static bool message_read(struct mesh *m)
 {
@@ -473,9 +513,10 @@ static bool message_read(struct mesh *m)
 		return false;
 	if (n > 0 && message_take(m, value, fd))
 		return true;
+	m->gone = n == 0 || (n < 0 && errno == ECONNRESET);
 	if (n > 0 && fd >= 0)
 		close(fd);
-	else if (n == 0 || (n < 0 && errno == ECONNRESET))
+	else if (m->gone)
 		wrong(m->error, "the server closed the connection");
 	else if (n < 0 && errno == EPROTO)
 		wrong(m->error, "a message is broken, or there was no descriptor left for it: "
@@ -497,34 +538,39 @@ static bool greeting_over(const struct mesh *m, int64_t silence)
 {
 	if (m->head == HEAD_SECOND && m->given_vectors <= 0)
 		return silence >= LONE_MS;
-	return m->head == HEAD_DONE && m->vectors < 0 && (m->group < 0 || m->group == m->id) &&
+	return m->head == HEAD_DONE && m->vectors < 0 && m->peers[m->id].vectors >= m->most &&
 	       silence >= SILENCE_MS;
 }
 
-/* Reads the greeting, or ends the program. */
-static void greeting_read(struct mesh *m)
+/* Reads the greeting. Returns false with m->error. */
+static bool greeting_read(struct mesh *m)
 {
-	int64_t heard = clock_ahead(0), silence = 0;
+	int64_t heard = clock_ahead(0);
 
-	while (!greeting_certain(m) && !greeting_over(m, silence)) {
+	while (!greeting_certain(m)) {
 		struct pollfd poll = {.fd = m->sock, .events = POLLIN};
+		/* Taken before the look: if we are stopped behind it, that is no silence. */
+		int64_t silence = clock_ahead(0) - heard;
 
-		if (message_read(m))
+		if (message_read(m)) {
 			heard = clock_ahead(0);
-		else if (m->sock < 0)
-			quit(1, "%s", m->error);
-		else if (silence >= QUIET_MS)
-			quit(1, "the greeting of %s is not complete, and the server is silent%s",
-			     m->path, m->given_vectors < 0 ? "" : ": is -n right?");
-		else
-			polls_wait(&poll, 1, clock_ahead(SILENCE_MS / 3));
-		silence = clock_ahead(0) - heard;
+			continue;
+		}
+		if (m->sock < 0)
+			return false;
+		if (greeting_over(m, silence))
+			break;
+		if (silence >= m->patience)
+			return wrong(
+				m->error,
+				"the greeting of %s is not complete, and the server is silent%s",
+				m->path, m->given_vectors < 0 ? "" : ": is -n right?");
+		polls_wait(&poll, 1, clock_ahead(SILENCE_MS / 3));
 	}
 	m->head = HEAD_DONE;
-	if (m->vectors < 0)
-		m->vectors = mesh_own(m)->vectors;
 	if (m->id >= m->ids)
 		m->ids = m->id + 1;
+	return true;
 }
 
 enum news { NEWS_NONE, NEWS_JOIN, NEWS_LEAVE };
@@ -532,7 +578,7 @@ enum news { NEWS_NONE, NEWS_JOIN, NEWS_LEAVE };
 /* The next thing that has not been told yet, and of whom; from now on it has. */
 static enum news news_next(struct mesh *m, int *id)
 {
-	for (; m->news < m->ids; m->news++) {
+	for (; m->news < m->news_end; m->news++) {
 		struct peer *p = &m->peers[m->news];
 
 		*id = m->news;
@@ -540,13 +586,23 @@ static enum news news_next(struct mesh *m, int *id)
 			p->told = p->left = false;
 			return NEWS_LEAVE;
 		}
-		if (!p->told && m->news != m->id && p->vectors > 0 && p->vectors >= m->vectors) {
+		if (!p->told && m->news != m->id && peer_whole(m, m->news)) {
 			p->told = true;
 			return NEWS_JOIN;
 		}
 	}
 	m->news = IDS;
+	m->news_end = 0;
 	return NEWS_NONE;
+}
+
+/* Rings one doorbell of a peer, or ALL. Returns false with errno where it cannot. */
+static bool peer_ring(const struct peer *p, int vector)
+{
+	for (int v = 0; v < p->vectors; v++)
+		if ((vector == ALL || vector == v) && !bell_ring(p->fds[v]))
+			return false;
+	return true;
 }
 
 /* Rings what is asked for. Returns false with why, where there is no such doorbell. */
@@ -556,20 +612,18 @@ static bool mesh_ring(const struct mesh *m, const struct request *r, char *why)
 
 	if (r->id == ALL) {
 		for (int id = 0; id < m->ids; id++)
-			for (int v = 0; id != m->id && v < m->peers[id].vectors; v++)
-				bell_ring(m->peers[id].fds[v]);
+			if (id != m->id && peer_whole(m, id))
+				peer_ring(&m->peers[id], ALL);
 		return true;
 	}
 	p = &m->peers[r->id];
-	if (p->vectors == 0)
+	if (!peer_whole(m, r->id))
 		return wrong(why, "there is no peer %d", r->id);
 	if (r->vector >= p->vectors)
 		return wrong(why, "peer %d has no vector %d, only %d of them", r->id, r->vector,
 			     p->vectors);
-	for (int v = 0; v < p->vectors; v++)
-		if ((r->vector == ALL || r->vector == v) && !bell_ring(p->fds[v]))
-			return wrong(why, "cannot ring peer %d: %s", r->id, strerror(errno));
-	return true;
+	return peer_ring(p, r->vector) ||
+	       wrong(why, "cannot ring peer %d: %s", r->id, strerror(errno));
 }
 
 /* Reads "ID VECTOR", "ID all" or "all", up to a NULL. Returns false with why. */
@@ -665,7 +719,7 @@ static int list(struct mesh *m, const struct request *r)
 	(void)r;
 	printf("id %d\nmemory %jd\nvectors %d\n", m->id, (intmax_t)m->size, mesh_own(m)->vectors);
 	for (int id = 0; id < m->ids; id++)
-		if (id != m->id && m->peers[id].vectors > 0)
+		if (id != m->id && peer_whole(m, id))
 			printf("peer %d %d\n", id, m->peers[id].vectors);
 	return 0;
 }
@@ -679,25 +733,31 @@ static int ring(struct mesh *m, const struct request *r)
 	return 0;
 }
 
-/* Doorbells need no server: one that ends is no reason to stop waiting. */
+/*
+ * Doorbells need no server: one that ends is no reason to stop waiting. Where we have ended the
+ * connection, the others have been told that we left, and nobody rings.
+ */
 static int wait_for(struct mesh *m, const struct request *r)
 {
+	int64_t deadline = clock_ahead(r->patience);
 	uint64_t count;
 
 	if (r->vector >= mesh_own(m)->vectors)
 		quit(1, "there is no vector %d, only %d of them", r->vector, mesh_own(m)->vectors);
 	printf("id %d\n", m->id);
-	fflush(stdout);
+	output_flush();
 	while ((count = bell_count(mesh_own(m)->fds[r->vector])) == 0) {
 		struct pollfd polls[] = {
 			{.fd = m->sock, .events = POLLIN},
 			{.fd = mesh_own(m)->fds[r->vector], .events = POLLIN},
 		};
 
-		if (clock_ahead(0) >= r->deadline)
+		if (clock_ahead(0) >= deadline)
 			quit(1, "vector %d was not rung", r->vector);
-		polls_wait(polls, 2, r->deadline);
+		polls_wait(polls, 2, deadline);
 		message_read(m);
+		if (m->sock < 0 && !m->gone)
+			quit(1, "%s", m->error);
 	}
 	printf("vector %d %" PRIu64 "\n", r->vector, count);
 	return 0;
@@ -705,22 +765,21 @@ static int wait_for(struct mesh *m, const struct request *r)
 
 static int watch(struct mesh *m, const struct request *r)
 {
+	int64_t deadline = clock_ahead(r->patience);
+	enum news news;
 	int id;
 
 	list(m, r);
 	while (news_next(m, &id) != NEWS_NONE)
 		; /* who is there has just been shown */
-	while (clock_ahead(0) < r->deadline) {
+	while (clock_ahead(0) < deadline) {
 		struct pollfd poll = {.fd = m->sock, .events = POLLIN};
 
-		fflush(stdout);
-		polls_wait(&poll, 1, r->deadline);
-		while (message_read(m)) {
-			enum news news = news_next(m, &id);
-
-			if (news != NEWS_NONE)
+		output_flush();
+		polls_wait(&poll, 1, deadline);
+		for (int turn = 0; turn < TURN && message_read(m); turn++)
+			while ((news = news_next(m, &id)) != NEWS_NONE)
 				printf("%s %d\n", news == NEWS_JOIN ? "join" : "leave", id);
-		}
 		if (m->sock < 0)
 			quit(1, "%s", m->error);
 	}
@@ -980,7 +1039,7 @@ static void run_wait(struct run *r)
 	for (int v = 0; v < own->vectors; v++)
 		polls[POLL_BELLS + v] =
 			(struct pollfd){.fd = room ? own->fds[v] : -1, .events = POLLIN};
-	polls_wait(polls, POLL_BELLS + (size_t)own->vectors, INT64_MAX);
+	polls_wait(polls, POLL_BELLS + (size_t)own->vectors, clock_ahead(FOREVER));
 	if (polls[POLL_EVENTS].revents & POLLERR)
 		events_close(r);
 }
@@ -994,7 +1053,7 @@ static int run(struct mesh *m, const struct request *request)
 	while (!signals_take(&r, &status)) {
 		bool connected = m->sock >= 0;
 
-		for (int turn = 0; turn < VECTORS_MAX && message_read(m); turn++)
+		for (int turn = 0; turn < TURN && message_read(m); turn++)
 			;
 		if (connected && m->sock < 0)
 			complain("%s", m->error);
@@ -1037,7 +1096,7 @@ static void dump(struct mesh *m)
 {
 	dump_peer("our_id", m->id, mesh_own(m));
 	for (int id = 0; id < m->ids; id++)
-		if (id != m->id && m->peers[id].vectors > 0)
+		if (id != m->id && peer_whole(m, id))
 			dump_peer("peer_id", id, &m->peers[id]);
 }
 
@@ -1108,14 +1167,22 @@ static void dialog_show(struct dialog *d)
 	}
 }
 
-/* Connects, and reads the greeting. Who is there by then is for `dump` to show. */
+/*
+ * Connects, and reads the greeting. Who is there by then is for `dump` to show. Returns false with
+ * d->m->error where there is no server, or no longer; one that greets wrongly, or refuses us, would
+ * do so again.
+ */
 static bool dialog_connect(struct dialog *d)
 {
 	int id;
 
 	if (!mesh_connect(d->m))
 		return false;
-	greeting_read(d->m);
+	if (!greeting_read(d->m)) {
+		if (!d->m->gone)
+			quit(1, "%s", d->m->error);
+		return false;
+	}
 	while (news_next(d->m, &id) != NEWS_NONE)
 		;
 	if (d->terminal) {
@@ -1126,7 +1193,8 @@ static bool dialog_connect(struct dialog *d)
 	return true;
 }
 
-/* The server has gone. A person may start it again; a script has lost what it works on. */
+/* There is no server, or no longer. A person may start it again; a script has lost what it works
+ * on. */
 static void dialog_disconnected(struct dialog *d)
 {
 	if (!d->terminal)
@@ -1149,7 +1217,7 @@ static bool dialog_wait(struct dialog *d, int input)
 	for (int v = 0; v < own->vectors; v++)
 		polls[BELLS + v] = (struct pollfd){.fd = own->fds[v], .events = POLLIN};
 	polls_wait(polls, BELLS + (size_t)own->vectors,
-		   connected ? INT64_MAX : clock_ahead(RETRY_MS));
+		   clock_ahead(connected ? FOREVER : RETRY_MS));
 	return polls[INPUT].revents != 0;
 }
 
@@ -1173,10 +1241,11 @@ static void dialog_read(struct dialog *d, struct lines *input)
 static void dialog_hear(struct dialog *d)
 {
 	if (d->m->sock < 0) {
-		dialog_connect(d);
+		if (!dialog_connect(d))
+			mesh_free(d->m);
 		return;
 	}
-	while (message_read(d->m))
+	for (int turn = 0; turn < TURN && message_read(d->m); turn++)
 		;
 	dialog_show(d);
 	if (d->m->sock < 0)
@@ -1195,7 +1264,7 @@ static int dialog(struct mesh *m)
 		if (d.terminal && !d.prompted)
 			printf("cmd> ");
 		d.prompted = d.terminal;
-		fflush(stdout);
+		output_flush();
 		if (dialog_wait(&d, input.fd))
 			dialog_read(&d, &input);
 		if (!d.over)
@@ -1226,15 +1295,42 @@ static void ring_parse(char **args, struct request *r)
 		quit(2, "ring: %s", why);
 }
 
+/* Reads seconds, whole or with a fraction. Returns milliseconds. */
+static int64_t seconds_read(const char *text)
+{
+	const char *at = text;
+	int64_t ms = 0;
+	int digits = 0;
+
+	for (; *at >= '0' && *at <= '9' && ms <= SECONDS_MAX; at++, digits++)
+		ms = ms * 10 + (*at - '0');
+	ms *= 1000;
+	if (*at == '.')
+		for (int64_t unit = 100; *++at >= '0' && *at <= '9'; unit /= 10, digits++)
+			ms += unit * (*at - '0');
+	if (digits == 0 || *at || ms > SECONDS_MAX * INT64_C(1000))
+		quit(2, "SECONDS '%.40s': give a number from 0 to %d, such as 5 or 0.5", text,
+		     SECONDS_MAX);
+	return ms;
+}
+
 /* What may stand last in a command. */
 static void seconds_parse(char **args, struct request *r)
 {
 	if (!args[0])
 		return;
-	r->deadline = clock_ahead(number_parse("SECONDS", args[0], INT_MAX / 1000) * INT64_C(1000));
+	r->patience = seconds_read(args[0]);
 	if (args[1])
 		quit(2, "unexpected argument '%s': SECONDS is the last, and options come first",
 		     args[1]);
+}
+
+/* How long a greeting may pause: no longer than the command may take, but as long as a lone one. */
+static int64_t greeting_patience(int64_t patience)
+{
+	if (patience > QUIET_MS)
+		return QUIET_MS;
+	return patience > LONE_MS ? patience : LONE_MS;
 }
 
 static void wait_parse(char **args, struct request *r)
@@ -1269,10 +1365,23 @@ static const struct command *command_find(const char *name)
 	return NULL;
 }
 
+__attribute__((noreturn)) static void command_unknown(const char *name, const char *more)
+{
+	quit(2, "unknown command '%.40s'%s: give list, ring, wait, watch or run", name, more);
+}
+
+/* Whether a word is meant as the path of a socket: it has a slash, or there is one of that name. */
+static bool path_meant(const char *word)
+{
+	struct stat st;
+
+	return strchr(word, '/') || (stat(word, &st) == 0 && S_ISSOCK(st.st_mode));
+}
+
 __attribute__((noreturn)) static void print_and_exit(const char *text)
 {
-	if (fputs(text, stdout) < 0 || fflush(stdout) != 0)
-		quit(1, "cannot write to standard output: %s", strerror(errno));
+	fputs(text, stdout);
+	output_flush();
 	exit(EXIT_SUCCESS);
 }
 
@@ -1315,28 +1424,32 @@ static const struct command *arguments_parse(struct mesh *m, int argc, char **ar
 	char **args;
 
 	args = options_parse(m, argc, argv);
-	*request = (struct request){.deadline = INT64_MAX};
-	if (m->path == default_socket && args[0] && !command_find(args[0]))
+	*request = (struct request){.patience = FOREVER};
+	if (m->path == default_socket && args[0] && !command_find(args[0])) {
+		if (!path_meant(args[0]))
+			command_unknown(args[0], ", and no socket of that name is here");
 		m->path = *args++;
+	}
 	if (!*m->path || strlen(m->path) > PATH_LENGTH)
 		quit(2, "socket '%.40s': give a path of 1 to %zu characters", m->path, PATH_LENGTH);
 	if (!args[0])
 		return NULL;
 	command = command_find(args[0]);
 	if (!command)
-		quit(2, "unknown command '%s': give list, ring, wait, watch or run", args[0]);
+		command_unknown(args[0], "");
 	command->parse(args + 1, request);
 	return command;
 }
 
-/* Makes room for the eventfds of a large mesh, and sure that none of ours is taken for 0 to 2. */
+/* Makes room for the eventfds of a large mesh, and sure that none of ours is taken for 0 to 2. What
+ * was closed of these can be written to no more than before. */
 static void descriptors_prepare(void)
 {
 	struct rlimit limit;
 	int fd;
 
 	do
-		fd = open("/dev/null", O_RDWR);
+		fd = open("/dev/null", O_RDONLY);
 	while (fd >= 0 && fd <= STDERR_FILENO);
 	if (fd < 0 || getrlimit(RLIMIT_NOFILE, &descriptors_limit) < 0)
 		quit(1, "cannot open /dev/null: %s", strerror(errno));
@@ -1350,6 +1463,7 @@ int main(int argc, char **argv)
 	static struct mesh mesh = {
 		.path = default_socket,
 		.given_vectors = -1,
+		.patience = QUIET_MS,
 		.sock = -1,
 		.memory = -1,
 	};
@@ -1362,13 +1476,12 @@ int main(int argc, char **argv)
 	if (!command) {
 		status = dialog(&mesh);
 	} else {
-		if (!mesh_connect(&mesh))
+		mesh.patience = greeting_patience(request.patience);
+		if (!mesh_connect(&mesh) || !greeting_read(&mesh))
 			quit(1, "%s", mesh.error);
-		greeting_read(&mesh);
 		status = command->run(&mesh, &request);
 	}
 	mesh_free(&mesh);
-	if (fflush(stdout) != 0)
-		quit(1, "cannot write to standard output: %s", strerror(errno));
+	output_flush();
 	return status;
 }

@@ -107,22 +107,26 @@ example() { # NAME
 
 @test "the examples of the manual page work" {
 	need_tool python3
-	example echo.bash
+	example greet.bash
 	example count.py
-	[ "$(wc -l <echo.bash)" -ge 8 ] || no "$(cat echo.bash)"
+	[ "$(wc -l <greet.bash)" -ge 8 ] || no "$(cat greet.bash)"
 	start -f memory -n 1
-	client echo -n 1 "$SOCK" run bash -c 'echo id; exec ./echo.bash'
-	client count -n 1 "$SOCK" run bash -c 'echo id; exec ./count.py'
-	eventually grep -qx '1 is there' "$WORK/echo"
-	for _ in 1 2 3; do
-		"$CLIENT" -n 1 "$SOCK" ring 1 0
+	# Two of each: each rings the other three, once, and then there is silence.
+	local peer
+	for peer in greet.1 greet.2 count.1 count.2; do
+		client "$peer" -n 1 "$SOCK" run bash -c "echo id; exec ./${peer%.*}.[bp]*"
 	done
-	# What rings the one rings the other, and so on for ever.
-	counted() { [ "$(od -A n -t d8 -N 8 memory)" -gt 100 ]; }
-	eventually counted
+	rung() { awk '/^rung/ { n += $2 } END { print n + 0 }' "$WORK/$1"; }
+	counted() { od -A n -t d8 -N 8 memory | tr -d ' '; }
+	heard() { [ "$(rung greet.1)" -ge 3 ] && [ "$(rung greet.2)" -ge 3 ] && [ "$(counted)" -ge 3 ]; }
+	eventually heard
+	sleep 0.5
+	is 'how often they were rung' "$(rung greet.1) $(rung greet.2) $(counted)" '3 3 3'
 	stop
 	ends "$CLIENT_PID" 0
-	is 'errors of both' "$(grep -hv 'is there$\|^id$' "$WORK/echo" "$WORK/count" | sort -u)" \
+	is 'who was there' "$(grep -h 'is there$' "$WORK"/greet.* | sort)" \
+		$'0 is there\n1 is there\n2 is there\n2 is there\n3 is there\n3 is there'
+	is 'errors' "$(grep -hvE 'is there$|^rung|^id$' "$WORK"/greet.* "$WORK"/count.* | sort -u)" \
 		'ivshmem_client: the server closed the connection'
 }
 
@@ -476,6 +480,18 @@ SigBlk: 0000000000000000
 		[ "$word" != join ] || { echo "ring $id 1" >&5; exit 3; }; done'
 	is 'status' "$STATUS" 3
 	is 'what is wrong' "$(cat "$WORK/err")" ''
+}
+
+@test "a silence in the greeting that was not its end makes no join too early" {
+	plays 0 3 -1m wait wait 1e wait 9 1e wait 3e 3e wait 4e wait 4e
+	tries 'while read -r word id _ <&4; do
+		echo $word $id
+		[ "$word" != join ] || echo "ring $id 1" >&5
+		[ "$word $id" != "join 4" ] || exit 3
+	done'
+	is 'status' "$STATUS" 3
+	is 'what is wrong' "$(cat "$WORK/err")" ''
+	is 'what it hears' "$(cat "$WORK/out")" $'ready\njoin 1\njoin 4'
 }
 
 @test "vectors that come after a silence are own vectors all the same" {

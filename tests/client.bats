@@ -14,6 +14,15 @@ declines() { # STATUS TEXT -- ARGUMENT...
 	has "$WORK/err" "$2"
 }
 
+# What list shows, in one line, of a stream of messages that is played to it; it may not take long.
+lists() { # WANTED STREAM -- [OPTION...]
+	# shellcheck disable=SC2086 # one word a message
+	plays $2
+	try timeout 5 "$CLIENT" "${@:4}" "$SOCK" list
+	is "status of: $2: $(cat "$WORK/err")" "$STATUS" 0
+	is "shown of: $2" "$(paste -sd ' ' "$WORK/out")" "$1"
+}
+
 # Types on a terminal, line by line, and puts what is seen there into $WORK/terminal. Each line may
 # have a command before it that is waited for, since a person looks before typing.
 types() { # ARGUMENTS-OF-THE-CLIENT LINE...
@@ -47,6 +56,7 @@ types() { # ARGUMENTS-OF-THE-CLIENT LINE...
 	start -L -m 0 -n 0
 	is 'without all' "$("$CLIENT" "$SOCK" list)" $'id 0\nmemory 0\nvectors 0'
 	is 'what -n 0 says' "$("$CLIENT" -n 0 "$SOCK" list)" $'id 0\nmemory 0\nvectors 0'
+	is 'watch 0.1' "$("$CLIENT" "$SOCK" watch 0.1)" $'id 0\nmemory 0\nvectors 0'
 	stop
 }
 
@@ -70,6 +80,59 @@ types() { # ARGUMENTS-OF-THE-CLIENT LINE...
 	wait "$CLIENT_PID" || STATUS=$?
 	is status "$STATUS" 1
 	has "$WORK/waiting" 'vector 0 was not rung'
+}
+
+@test "a doorbell that nobody can ring any more is not waited for" {
+	plays 0 3 -1m 3e wait wait wait 70000e
+	try timeout 10 "$CLIENT" -n 1 "$SOCK" wait 0
+	is status "$STATUS" 1
+	has "$WORK/err" 'a descriptor of 70000, which is no ID'
+}
+
+@test "SECONDS may have a fraction" {
+	start -f memory
+	client other -n 1 "$SOCK" watch
+	for seconds in 0 0.25 .25 1. 000.2500; do
+		before=$(date +%s%N)
+		try "$CLIENT" "$SOCK" wait 0 "$seconds"
+		is "status of wait 0 $seconds" "$STATUS" 1
+		has "$WORK/err" 'vector 0 was not rung'
+		took=$((($(date +%s%N) - before) / 1000000))
+		case $seconds in
+		0) [ "$took" -lt 700 ] ;;
+		1.) [ "$took" -ge 1000 ] && [ "$took" -lt 2000 ] ;;
+		*) [ "$took" -ge 250 ] && [ "$took" -lt 950 ] ;;
+		esac || no "wait 0 $seconds took $took ms"
+	done
+	try "$CLIENT" "$SOCK" watch 0.1
+	is 'status of watch 0.1' "$STATUS" 0
+	stop
+	# They begin when the ID is shown, and not while silence has to show that we are alone.
+	start -f memory
+	before=$(date +%s%N)
+	try "$CLIENT" "$SOCK" wait 0 0.3
+	took=$((($(date +%s%N) - before) / 1000000))
+	[ "$took" -ge 600 ] || no "alone, wait 0 0.3 took $took ms"
+	stop
+}
+
+@test "SECONDS hold while messages come and come, and beside a server that is stopped" {
+	for command in 'watch 0.5' 'wait 0 0.5'; do
+		plays 0 3 -1m 3e 65000e flood
+		# shellcheck disable=SC2086 # two words
+		try timeout 10 "$CLIENT" -n 1 "$SOCK" $command
+		is "status of $command: $(cat "$WORK/err")" "$STATUS" "$([ "$command" = 'watch 0.5' ] && echo 0 || echo 1)"
+	done
+	for stream in 0 '0 3' full; do
+		# shellcheck disable=SC2086 # one word a message
+		plays $stream
+		before=$(date +%s%N)
+		try timeout 20 "$CLIENT" "$SOCK" wait 0 0.5
+		is "status of wait beside '$stream'" "$STATUS" 1
+		took=$((($(date +%s%N) - before) / 1000000))
+		[ "$took" -lt 7000 ] || no "wait beside '$stream' took $took ms"
+	done
+	has "$WORK/err" 'the server takes nobody in; it is stopped, or hangs'
 }
 
 @test "watch shows joins and leaves, and fails when the server ends" {
@@ -132,7 +195,7 @@ types() { # ARGUMENTS-OF-THE-CLIENT LINE...
 	client other -n 2 "$SOCK" watch
 	declines 1 'no peer 7' -- -n 2 "$SOCK" ring 7 0
 	declines 1 'peer 0 has no vector 2, only 2' -- -n 2 "$SOCK" ring 0 2
-	declines 1 'more than 1 vectors, as -n says' -- -n 1 "$SOCK" list
+	declines 1 'more than 1 vector, as -n says' -- -n 1 "$SOCK" list
 	declines 1 'each node 2 vectors, not 3, as -n says' -- -n 3 "$SOCK" list
 	try "$CLIENT" -n 2 "$SOCK" wait 2
 	is 'status of wait 2' "$STATUS" 1
@@ -222,6 +285,93 @@ types() { # ARGUMENTS-OF-THE-CLIENT LINE...
 	is 'what it shows' "$("$CLIENT" "$SOCK" list)" $'id 3\nmemory 4096\nvectors 2\npeer 5 2'
 }
 
+@test "whatever comes into a greeting, list shows whole peers, and keeps nobody waiting" {
+	local own1='id 3 memory 4096 vectors 1' own2='id 3 memory 4096 vectors 2' own3='id 3 memory 4096 vectors 3'
+	# Who joins while silence is to show that we are alone: then our own vectors are complete.
+	lists "$own1 peer 4 1" '0 3 -1m 3e wait 4e' --
+	lists "$own1 peer 4 1" '0 3 -1m 9 3e 9 wait 4e' --
+	lists "$own2" '0 3 -1m 3e wait 3e wait 4e wait 4e' --
+	lists "$own2" '0 3 -1m 3e 3e wait 4e 4 wait' --
+	lists "$own2" '0 3 -1m 3e 3e wait 4e wait 4e' -- -n 2
+	lists "$own2" '0 3 -1m 3e 3e 4e 4 4e 4e' --
+	# One who leaves while its eventfds come: how many these were says nothing, but that ours come.
+	lists "$own2" '0 3 -1m 1e 1 wait wait 3e wait 3e' --
+	lists "$own3" '0 3 -1m 1e 1e 1 3e wait wait 3e 3e' --
+	lists "$own2" '0 3 -1m 1e 1 3e 3e wait 4e' --
+	lists "$own2" '0 3 -1m 1e 1 3e wait 3e' -- -n 2
+	lists "$own2 peer 2 2" '0 3 -1m 1e 1 2e 2e 3e wait 3e' --
+	lists "$own2 peer 1 2" '0 3 -1m 1e 1 1e wait 1e 3e wait 3e' --
+	# One who leaves while those of others come, or our own.
+	lists "$own2 peer 2 2" '0 3 -1m 1e 1e 2e 1 wait wait 2e 3e 3e' --
+	lists "$own2" '0 3 -1m 1e 1e 3e 1 wait wait 3e' --
+	lists "$own2" '0 3 -1m 1e 1e 1 wait wait 3e wait wait 3e' --
+	lists "$own2" '0 3 -1m 1e 1 3e 3e 4e 4 wait' --
+	# The same in the original stream, with memory and without.
+	lists "$own1 peer 4 1" '3 -1m 3e wait 4e' --
+	lists "$own2" '3 -1m 1e 1 wait wait 3e wait 3e' --
+	lists 'id 3 memory 0 vectors 1 peer 4 1' '3 3e wait 4e' --
+	lists 'id 3 memory 0 vectors 2' '3 1e 1 wait wait 3e wait 3e' --
+	lists "$own1" '0 3 -1m 3e wait 4e' -- -n 1
+}
+
+@test "a greeting that ends, or that -n does not fit, is said at once" {
+	local stream
+	for stream in '3e' '3e wait' '1e 1' '1e 1 3e' '1e 1e 2e 2e 3e'; do
+		# shellcheck disable=SC2086 # one word a message
+		plays 0 3 -1m $stream close
+		declines 1 'the server closed the connection' -- "$SOCK" list
+	done
+	plays 0 3 -1m 3e wait 4e
+	declines 1 'each node 1 vector, not 2, as -n says' -- -n 2 "$SOCK" list
+	plays 0 3 -1m 1e 1 2e 2e 3e
+	declines 1 'each node 2 vectors, not 3, as -n says' -- -n 3 "$SOCK" list
+	plays 0 3 -1m 1e 1e
+	declines 1 'more than 1 vector, as -n says' -- -n 1 "$SOCK" list
+}
+
+@test "what comes while the client itself is stopped is no silence" {
+	plays 0 3 -1m 3e wait stop wait wait 3e continue
+	try "$CLIENT" "$SOCK" list
+	is status "$STATUS" 0
+	is 'what it shows' "$(cat "$WORK/out")" $'id 3\nmemory 4096\nvectors 2'
+}
+
+@test "who join at the same moment see each other" {
+	start -f memory -n 2
+	# shellcheck disable=SC2016 # for the inner shell
+	local delay meet='while read -r word id <&4; do
+		[ "$word" != join ] || echo "ring $id all" >&5
+		[ "$word" != ring ] || exit 0
+	done
+	exit 9'
+	for delay in 0 0.05 0.1 0.15 0.2 0.25 0.3; do
+		timeout 5 "$CLIENT" "$SOCK" run bash -c "$meet" 3>&- &
+		sleep "$delay"
+		try timeout 5 "$CLIENT" "$SOCK" run bash -c "$meet"
+		is "status of the second, after $delay s: $(cat "$WORK/err")" "$STATUS" 0
+		STATUS=0
+		wait $! || STATUS=$?
+		is "status of the first, $delay s before" "$STATUS" 0
+	done
+	stop
+}
+
+@test "however others come and go, a list is complete and quick" {
+	start -f memory -n 8
+	local i loop loops=()
+	for loop in 1 2 3; do
+		for ((i = 0; i < 25; i++)); do
+			timeout 5 "$CLIENT" "$SOCK" list || echo "status $?"
+		done >"$WORK/lists.$loop" 2>&1 3>&- &
+		loops+=("$!")
+	done
+	wait "${loops[@]}"
+	is 'lines that should not be' \
+		"$(grep -hvxE 'id [0-9]+|memory 1048576|vectors 8|peer [0-9]+ 8' "$WORK"/lists.* | sort -u)" ''
+	is 'lists' "$(cat "$WORK"/lists.* | grep -c '^vectors 8')" 75
+	stop
+}
+
 @test "an ID may come again, as other servers have it" {
 	plays 0 3 -1m 1e 3e wait 1 1e 2e wait 2 wait
 	try "$CLIENT" "$SOCK" watch 2
@@ -241,6 +391,10 @@ ivshmem_client: message 3 with a descriptor'
 
 @test "a mistake in the command line is said in one line, with status 2" {
 	declines 2 "unknown command 'lost': give list" -- "$SOCK" lost
+	declines 2 "unknown command 'lits', and no socket of that name is here: give list" -- lits
+	declines 2 "unknown command 'd', and no socket of that name" -- d
+	declines 2 "unknown command 'lits': give list" -- -S "$SOCK" lits
+	declines 1 'cannot connect to ./lits: No such file' -- ./lits list
 	declines 2 "ring: give ID VECTOR" -- "$SOCK" ring
 	declines 2 "ring: give ID VECTOR" -- "$SOCK" ring 1
 	declines 2 "ring: give ID VECTOR" -- "$SOCK" ring 1 2 3
@@ -252,11 +406,13 @@ ivshmem_client: message 3 with a descriptor'
 	declines 2 "wait: give VECTOR" -- "$SOCK" wait
 	declines 2 "VECTOR 'x'" -- "$SOCK" wait x
 	declines 2 "unexpected argument '3'" -- "$SOCK" wait 1 2 3
-	declines 2 "SECONDS ''" -- "$SOCK" watch ''
-	declines 2 "SECONDS '99999999999999999999'" -- "$SOCK" watch 99999999999999999999
+	for seconds in '' . x 1x -1 +1 ' 1' 1e3 0x1 inf 1,5 1.5.1 2147484 2147483.1 99999999999999999999; do
+		declines 2 "SECONDS '$seconds': give a number from 0 to 2147483, such as 5 or 0.5" \
+			-- "$SOCK" watch "$seconds"
+	done
 	declines 2 "unexpected argument '-n'" -- "$SOCK" list -n 2
 	declines 2 "run: give a program" -- "$SOCK" run
-	declines 2 'give a path of 1 to 107 characters' -- "$(printf '%0108d' 0)" list
+	declines 2 'give a path of 1 to 107 characters' -- "./$(printf '%0106d' 0)" list
 	declines 2 'give a path of 1 to 107 characters' -- -S '' list
 	declines 1 'No such file' -- -S "$(printf '%0107d' 0)" list
 	declines 2 "-n/--vectors '2049'" -- -n 2049 "$SOCK" list
@@ -284,6 +440,19 @@ ivshmem_client: message 3 with a descriptor'
 	"$CLIENT" "$SOCK" list >/dev/full 2>"$WORK/err" || STATUS=$?
 	is 'status of list, the disk being full' "$STATUS" 1
 	has "$WORK/err" 'cannot write to standard output: No space left'
+	for command in 'wait 0' watch; do
+		STATUS=0
+		# shellcheck disable=SC2086 # two words
+		timeout 10 "$CLIENT" "$SOCK" $command >/dev/full 2>"$WORK/err" || STATUS=$?
+		is "status of $command, the disk being full" "$STATUS" 1
+	done
+	STATUS=0
+	echo help | timeout 10 "$CLIENT" "$SOCK" >/dev/full 2>"$WORK/err" || STATUS=$?
+	is 'status of a dialog, the disk being full' "$STATUS" 1
+	STATUS=0
+	"$CLIENT" "$SOCK" list >&- 2>"$WORK/err" || STATUS=$?
+	is 'status of list, the output being closed' "$STATUS" 1
+	has "$WORK/err" 'cannot write to standard output: Bad file descriptor'
 	stop
 }
 
@@ -384,6 +553,8 @@ receive notification: vector=1 count=1'
 	eventually grep -q 'receive notification: vector=0 count=1' "$WORK/terminal"
 	stop
 	eventually grep -q 'the server closed the connection; trying' "$WORK/terminal"
+	plays 0 3 -1m 1e wait close # one that is killed while it greets
+	sleep 2
 	start -f memory -n 3
 	eventually grep -q 'our_id=0 .*vectors=3' "$WORK/terminal"
 	echo quit >&9

@@ -84,3 +84,28 @@ setup_peers() {
 		is 'status' "$STATUS" 1
 	done
 }
+
+@test "both see whoever comes and goes in the greeting" {
+	setup_peers
+	for peer in ./peer 'python3 peer.py'; do
+		plays 0 3 -1m 1e 2e 2e 1 4e 4 9 3e wait 5e 2 5e wait 3e 5 close
+		# shellcheck disable=SC2086 # two words
+		peer_runs heard $peer "$SOCK"
+		is "what $peer says" "$(cat "$WORK/heard")" 'id 3, 4096 bytes'
+		sleep 1.5 # by then it has read all
+		alive "$CLIENT_PID"
+		kill "$CLIENT_PID"
+	done
+}
+
+@test "both end where there is no descriptor left, and take that for no leave" {
+	need_tool prlimit
+	setup_peers
+	for peer in ./peer 'python3 peer.py'; do
+		# shellcheck disable=SC2046 # one word a peer
+		plays 0 3 -1m $(printf '%de ' {10..40}) 3e
+		# shellcheck disable=SC2086 # two words
+		try timeout 10 prlimit --nofile=20:20 $peer "$SOCK"
+		is "status of $peer" "$STATUS" 1
+	done
+}
