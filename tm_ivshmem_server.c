@@ -225,6 +225,8 @@ struct supervisor {
 	socklen_t length; /* of the address; 0: there is no supervisor */
 	bool lost;        /* it cannot be reached, and the log says so */
 	bool unready;     /* it has not been told yet that we are ready, or what is ours */
+	int64_t ping_ms;  /* how often it is to hear that the loop goes round; 0: not at all */
+	int64_t ping_at;  /* when it is to hear that next, on the clock of now_ms */
 };
 
 struct server {
@@ -1858,6 +1860,23 @@ static bool timer_ended(struct server *s, enum timer timer)
 #define PARCEL_MAX (2 + VECTORS_MAX)
 enum { PARCEL_END, PARCEL_SOCKET, PARCEL_EVENTFDS };
 
+#define PINGS 4 /* in the time after which a supervisor that hears of none ends us */
+
+/* How often it wants to hear of this very process; 0: not at all (sd_watchdog_enabled(3)). */
+static int64_t supervisor_ping_ms(void)
+{
+	const char *process = getenv("WATCHDOG_PID"), *us = getenv("WATCHDOG_USEC");
+	uint64_t number;
+	char *end;
+
+	if (process &&
+	    (!digits_parse(process, &number, &end) || *end || number != (uint64_t)getpid()))
+		return 0;
+	if (!us || !digits_parse(us, &number, &end) || *end || number == 0)
+		return 0;
+	return (int64_t)(number / (PINGS * 1000)) + 1;
+}
+
 /* Finds out whether there is a supervisor. */
 static void supervisor_open(struct server *s)
 {
@@ -1872,6 +1891,7 @@ static void supervisor_open(struct server *s)
 		v->address.sun_path[0] = '\0';
 	v->sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	v->unready = true;
+	v->ping_ms = supervisor_ping_ms();
 }
 
 /* Whether there is one. */
@@ -2026,6 +2046,17 @@ static void supervisor_update(struct server *s)
 			return;
 	}
 	s->supervisor.lost = s->supervisor.lost && !again;
+}
+
+/* Lets the supervisor know that the loop goes round, when it is to hear that. */
+static void supervisor_ping(struct server *s)
+{
+	struct supervisor *v = &s->supervisor;
+
+	if (!v->ping_ms || now_ms() < v->ping_at)
+		return;
+	v->ping_at = now_ms() + v->ping_ms;
+	supervisor_tell(s, -1, "WATCHDOG=1");
 }
 
 /*
@@ -2934,6 +2965,8 @@ static int64_t timers_wait(const struct server *s)
 	const int64_t *timers = s->ledger->timers;
 	int64_t next = s->stop_at ? now_ms() + STOP_POLL_MS : INT64_MAX;
 
+	if (s->supervisor.ping_ms && s->supervisor.ping_at < next)
+		next = s->supervisor.ping_at;
 	for (enum timer timer = 0; timer < TIMERS; timer++)
 		if (timers[timer] && timers[timer] < next)
 			next = timers[timer];
@@ -2978,6 +3011,7 @@ static void serve(struct server *s)
 		peers_send(s); /* first: that somebody has gone may only show here */
 		flush_start(s);
 		supervisor_update(s);
+		supervisor_ping(s);
 		if (server_stopped(s))
 			return;
 		server_wait(s, &readable, &writable);
