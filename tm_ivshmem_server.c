@@ -262,6 +262,7 @@ struct server {
  */
 
 static bool background, muted;
+static char log_reason[512]; /* the last error that was logged */
 
 static void log_to_syslog(void)
 {
@@ -290,6 +291,8 @@ __attribute__((format(printf, 3, 4))) static bool log_line(int level, int error,
 	for (int i = 0; i < n; i++)
 		if ((unsigned char)line[i] < ' ' || line[i] == 127)
 			line[i] = '?'; /* whatever a path or a process is called */
+	if (level == LOG_ERR)
+		snprintf(log_reason, sizeof(log_reason), "%.*s", n - name, line + name);
 	line[n] = '\n';
 	if (background)
 		syslog(level, "%.*s", n - name, line + name);
@@ -1931,6 +1934,25 @@ __attribute__((format(printf, 3, 4))) static bool supervisor_tell(struct server 
 			!fail("cannot tell %s at %s, trying again", state, getenv("NOTIFY_SOCKET"));
 	}
 	return false;
+}
+
+/*
+ * At an exit: tells the supervisor why we could not start. Its status shows that while it waits to
+ * try again, and of the log only what came after the end.
+ */
+static void supervisor_explain(int status, void *server)
+{
+	struct server *s = server;
+	char state[sizeof(log_reason) + 8];
+	int n = snprintf(state, sizeof(state), "STATUS=%s", log_reason);
+
+	if (status == EXIT_SUCCESS)
+		return;
+	if (!supervised(s))
+		supervisor_open(s);
+	if (supervised(s))
+		scm_pass(s->supervisor.sock, &s->supervisor.address, s->supervisor.length, state,
+			 (size_t)n, NULL, 0);
 }
 
 /* Has a descriptor stored by this name. FDPOLL=0: it is not to be dropped when its end comes. */
@@ -3796,6 +3818,8 @@ int main(int argc, char **argv)
 		fail("cannot tell the path of this program, for restarts: start it by an absolute path");
 		return EXIT_FAILURE;
 	}
+	if (!variable)
+		on_exit(supervisor_explain, &s);
 	options_parse(&s.opt, argc, argv);
 	s.null = spare_open();
 	s.spare = s.null < 0 ? -1 : spare_open();

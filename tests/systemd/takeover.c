@@ -523,6 +523,7 @@ static void a_crash_loop_is_survived(void **state)
 /* A mistake in the options fails reload and restart, says why, and is mended by mending it. */
 static void a_mistake_is_survived(void **state)
 {
+	int64_t deadline;
 	pid_t process;
 
 	(void)state;
@@ -543,6 +544,9 @@ static void a_mistake_is_survived(void **state)
 	run("! systemctl restart %s 2>&1", service.unit);
 	while (atoi(property("NRestarts")) < 2)
 		assert_string_not_equal(property("ActiveState"), "failed");
+	deadline = deadline_in(PATIENCE);
+	while (!strstr(property("StatusText"), "not a power of two"))
+		assert_that(deadline_ahead(deadline), "the status does not say why");
 	options_set("-n 2");
 	assert_int_equal(succession(), 2);
 	two_nodes_check();
