@@ -93,15 +93,15 @@ readme_block() { # TEXT
 	need_mounted_root
 	need_cgroups
 	install_there
-	echo 'OPTIONS=-p /run/fam/sock -f /var/lib/fam/memory -m 2M' >"$ROOT/etc/tm_ivshmem_server/dynamic.conf"
-	cp "$ROOT/etc/tm_ivshmem_server/dynamic.conf" "$ROOT/etc/tm_ivshmem_server/static.conf"
+	echo 'OPTIONS=-p /run/fam/sock -f /var/lib/fam/memory' >"$ROOT/etc/tm_ivshmem_server/static.conf"
+	echo 'OPTIONS=-p /run/fam/sock -A' >"$ROOT/etc/tm_ivshmem_server/dynamic.conf"
 	readme_block User=fam >"$TEST_DIR/static.conf"
 	[ -s "$TEST_DIR/static.conf" ]
 	for name in static dynamic shared; do
 		mkdir "$ROOT/etc/systemd/system/tm_ivshmem_server@$name.service.d"
 	done
 	cp "$TEST_DIR/static.conf" "$ROOT/etc/systemd/system/tm_ivshmem_server@static.service.d/user.conf"
-	sed 's/^User=.*/DynamicUser=yes/' "$TEST_DIR/static.conf" \
+	sed 's/^User=.*/DynamicUser=yes/; /^StateDirectory=/d' "$TEST_DIR/static.conf" \
 		>"$ROOT/etc/systemd/system/tm_ivshmem_server@dynamic.service.d/user.conf"
 	printf '[Service]\nUser=fam\n' \
 		>"$ROOT/etc/systemd/system/tm_ivshmem_server@shared.service.d/user.conf"
@@ -116,14 +116,14 @@ readme_block() { # TEXT
 		ivshmem_client /run/tm_ivshmem_server/other.sock list && echo other is there
 		stat -c '%n %F %U' /run/tm_ivshmem_server/* /var/lib/tm_ivshmem_server/*
 		for name in static dynamic; do
-			rm -rf /var/lib/fam /var/lib/private/fam
 			systemctl start tm_ivshmem_server@$name || continue
 			ivshmem_client /run/fam/sock watch >/watched.$name 2>&1 &
 			sleep 1
 			systemctl restart tm_ivshmem_server@$name
 			kill -9 $(systemctl show -P MainPID tm_ivshmem_server@$name)
+			sleep 2
 			ivshmem_client /run/fam/sock list | sed "s/^peer/$name: peer/"
-			stat -L -c "$name: %n %F %U" /run/fam/sock /var/lib/fam/memory
+			stat -c "$name: %n %F %U" /run/fam/sock /var/lib/fam/memory
 			systemctl stop tm_ivshmem_server@$name
 			cat /watched.$name
 		done
@@ -139,7 +139,7 @@ readme_block() { # TEXT
 	done
 	grep -qx 'static: /run/fam/sock socket fam' <<<"$output"
 	grep -qx 'static: /var/lib/fam/memory regular file fam' <<<"$output"
-	[ "$(grep -c '^dynamic: .* root$' <<<"$output")" -eq 0 ]
+	[ "$(grep -c '^dynamic: /run/fam/sock .* root$' <<<"$output")" -eq 0 ]
 	[ "$(grep -c '^leave 1' <<<"$output")" -eq 2 ]
 }
 
@@ -154,6 +154,11 @@ readme_block() { # TEXT
 		#!/bin/sh
 		useradd --create-home somebody
 		id=$(id -u somebody)
+		# A user's systemd wants logind, or this.
+		mkdir -p /run/systemd/system/user@$id.service.d
+		printf '[Service]\nEnvironment=XDG_RUNTIME_DIR=/run/user/%%i\n' \
+			>/run/systemd/system/user@$id.service.d/folder.conf
+		systemctl daemon-reload
 		as() { runuser -u somebody -- env XDG_RUNTIME_DIR=/run/user/$id "$@"; }
 		systemctl start user@$id
 		as systemctl --user start fam && echo started
