@@ -150,26 +150,29 @@ readme_block() { # TEXT
 	mkdir -p "$ROOT/etc/systemd/user"
 	readme_block %h/ | sed 's,/usr/local/sbin,/usr/sbin,' >"$ROOT/etc/systemd/user/fam.service"
 	[ -s "$ROOT/etc/systemd/user/fam.service" ]
+	# As user@.service is one, but without logind.
+	cat >"$ROOT/etc/systemd/system/manager.service" <<-'END'
+		[Service]
+		User=somebody
+		Type=notify
+		RuntimeDirectory=somebody
+		Environment=XDG_RUNTIME_DIR=/run/somebody
+		Delegate=yes
+		ExecStart=/lib/systemd/systemd --user
+	END
 	cat >"$TEST_DIR/script" <<-'END'
 		#!/bin/sh
 		useradd --create-home somebody
-		id=$(id -u somebody)
-		# A user's systemd wants logind, or this.
-		mkdir -p /run/systemd/system/user@$id.service.d
-		printf '[Service]\nEnvironment=XDG_RUNTIME_DIR=/run/user/%%i\n' \
-			>/run/systemd/system/user@$id.service.d/folder.conf
-		systemctl daemon-reload
-		as() { runuser -u somebody -- env XDG_RUNTIME_DIR=/run/user/$id "$@"; }
-		systemctl start user@$id
+		as() { runuser -u somebody -- env XDG_RUNTIME_DIR=/run/somebody "$@"; }
+		systemctl start manager
 		as systemctl --user start fam && echo started
-		as ivshmem_client /run/user/$id/fam.sock watch >/watched 2>&1 &
+		as ivshmem_client /run/somebody/fam.sock watch >/watched 2>&1 &
 		sleep 1
 		as systemctl --user restart fam
 		kill -9 $(as systemctl --user show -P MainPID fam)
 		sleep 2
-		as ivshmem_client /run/user/$id/fam.sock list
-		stat -c '%n %F %U' /run/user/$id/fam.sock /home/somebody/fam.memory
-		as systemctl --user show -P NFileDescriptorStore fam
+		as ivshmem_client /run/somebody/fam.sock list
+		stat -c '%n %F %U' /run/somebody/fam.sock /home/somebody/fam.memory
 		as systemctl --user stop fam
 		cat /watched
 		journalctl -b -n 20 -o cat
@@ -179,5 +182,5 @@ readme_block() { # TEXT
 	grep -qx started <<<"$output"
 	grep -qx 'peer 0 1' <<<"$output"
 	grep -qx 'leave 1' <<<"$output"
-	grep -q 'fam.memory regular file somebody' <<<"$output"
+	grep -qx '/home/somebody/fam.memory regular file somebody' <<<"$output"
 }
