@@ -571,7 +571,7 @@ static void a_hang_is_survived(void **state)
 
 	(void)state;
 	instance("hang", "-n 2");
-	assert_string_not_equal(property("WatchdogUSec"), "0");
+	assert_string_equal(property("WatchdogUSec"), "30s");
 	drop_in("[Service]\\nWatchdogSec=1\\n");
 	start();
 	for (int i = 0; i < 2; i++)
