@@ -571,7 +571,9 @@ static void a_hang_is_survived(void **state)
 
 	(void)state;
 	instance("hang", "-n 2");
+	start();
 	assert_string_equal(property("WatchdogUSec"), "30s");
+	run("systemctl stop %s", service.unit);
 	drop_in("[Service]\\nWatchdogSec=1\\n");
 	start();
 	for (int i = 0; i < 2; i++)
