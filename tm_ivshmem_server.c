@@ -1877,7 +1877,7 @@ static int64_t supervisor_ping_ms(void)
 		return 0;
 	if (!us || !digits_parse(us, &number, &end) || *end || number == 0)
 		return 0;
-	return (int64_t)(number / (PINGS * 1000)) + 1;
+	return (int64_t)(number / 1000 / PINGS) + 1;
 }
 
 /* Finds out whether there is a supervisor. */
