@@ -1936,25 +1936,6 @@ __attribute__((format(printf, 3, 4))) static bool supervisor_tell(struct server 
 	return false;
 }
 
-/*
- * At an exit: tells the supervisor why we could not start. Its status shows that while it waits to
- * try again, and of the log only what came after the end.
- */
-static void supervisor_explain(int status, void *server)
-{
-	struct server *s = server;
-	char state[sizeof(log_reason) + 8];
-	int n = snprintf(state, sizeof(state), "STATUS=%s", log_reason);
-
-	if (status == EXIT_SUCCESS)
-		return;
-	if (!supervised(s))
-		supervisor_open(s);
-	if (supervised(s))
-		scm_pass(s->supervisor.sock, &s->supervisor.address, s->supervisor.length, state,
-			 (size_t)n, NULL, 0);
-}
-
 /* Has a descriptor stored by this name. FDPOLL=0: it is not to be dropped when its end comes. */
 static bool supervisor_store(struct server *s, int fd, const char *name)
 {
@@ -2079,6 +2060,25 @@ static void supervisor_ping(struct server *s)
 		return;
 	v->ping_at = now_ms() + v->ping_ms;
 	supervisor_tell(s, -1, "WATCHDOG=1");
+}
+
+/*
+ * At an exit: tells the supervisor why we could not start. Its status shows that while it waits to
+ * try again, and of the log only what came after the end.
+ */
+static void supervisor_explain(int status, void *server)
+{
+	struct server *s = server;
+	char state[sizeof(log_reason) + 8];
+	int n = snprintf(state, sizeof(state), "STATUS=%s", log_reason);
+
+	if (status == EXIT_SUCCESS)
+		return;
+	if (!supervised(s))
+		supervisor_open(s);
+	if (supervised(s))
+		scm_pass(s->supervisor.sock, &s->supervisor.address, s->supervisor.length, state,
+			 (size_t)n, NULL, 0);
 }
 
 /*
