@@ -10,7 +10,7 @@
 #   make coverage    run all tests and show what of the server they do not execute
 #   make bench       what a message costs; CASES='200x4:once ...', PEER='another server' (--help)
 #   make releases    try what README.md says first on bare systems of RELEASES='bookworm trixie forky'
-#   make install     install programs, manual pages and systemd unit below PREFIX (as root)
+#   make install     install programs, manual pages and systemd units below PREFIX (as root)
 #   make install-ivshmem-server  the same, and a link by the name of QEMU's server
 #   make uninstall   remove these again
 #   make dist        the source of this commit as tm_ivshmem_server-VERSION.tar.gz
@@ -27,8 +27,8 @@ SBINDIR ?= $(PREFIX)/sbin
 MANDIR ?= $(PREFIX)/share/man
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 INSTALLED = $(SBINDIR)/tm_ivshmem_server $(MANDIR)/man8/tm_ivshmem_server.8 \
-	$(UNITDIR)/tm_ivshmem_server@.service $(BINDIR)/ivshmem_client \
-	$(MANDIR)/man1/ivshmem_client.1 $(MANDIR)/man7/ivshmem_protocol.7
+	$(UNITDIR)/tm_ivshmem_server@.service $(UNITDIR)/tm_ivshmem_server@.socket \
+	$(BINDIR)/ivshmem_client $(MANDIR)/man1/ivshmem_client.1 $(MANDIR)/man7/ivshmem_protocol.7
 
 CFLAGS ?= -O2 -g
 WARNINGS = -Wall -Wextra -Wshadow -Wstrict-prototypes $(if $(WERROR),-Werror)
@@ -121,9 +121,10 @@ install: $(PROGRAMS)
 	install -D -m 644 client/ivshmem_client.1 $(DESTDIR)$(MANDIR)/man1/ivshmem_client.1
 	install -D -m 644 client/ivshmem_protocol.7 $(DESTDIR)$(MANDIR)/man7/ivshmem_protocol.7
 	mkdir -p $(DESTDIR)$(UNITDIR)
-	sed 's,@SBINDIR@,$(SBINDIR),' tm_ivshmem_server.service \
+	sed 's,@SBINDIR@,$(SBINDIR),g' tm_ivshmem_server.service \
 		>$(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.service
 	chmod 644 $(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.service
+	install -m 644 tm_ivshmem_server.socket $(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.socket
 
 # In bin, where the packages of QEMU's server have it, and so the PATH of those who type its name.
 QEMU_LINK = $(DESTDIR)$(BINDIR)/ivshmem-server

@@ -226,6 +226,8 @@ struct supervisor {
 	socklen_t length; /* of the address; 0: there is no supervisor */
 	bool lost;        /* it cannot be reached, and the log says so */
 	bool unready;     /* it has not been told yet that we are ready, or what is ours */
+	int64_t ping_ms;  /* how often it is to hear that the loop goes round; 0: not at all */
+	int64_t ping_at;  /* when it is to hear that next, on the clock of now_ms */
 };
 
 struct server {
@@ -279,6 +281,7 @@ static void name_begin(void)
 #define LOG_RETRY_MS 250      /* until it is tried again to write what waits */
 
 static bool background, muted;
+static char log_reason[512]; /* the last error that was logged */
 
 static struct {
 	int own;      /* stderr opened once more, or a socket to the system's log; closed at exit.
@@ -557,7 +560,7 @@ __attribute__((format(printf, 3, 4))) static bool log_line(int level, int error,
 {
 	int saved = errno;
 	char line[4 * PATH_MAX];
-	size_t n;
+	size_t n, length;
 	va_list args;
 
 	if (muted)
@@ -568,10 +571,13 @@ __attribute__((format(printf, 3, 4))) static bool log_line(int level, int error,
 	va_start(args, format);
 	vsnprintf(line + n, sizeof(line) - n - 1, format, args);
 	va_end(args);
-	n = strlen(line);
+	length = strlen(line);
 	if (error)
-		snprintf(line + n, sizeof(line) - n - 1, ": %s", strerror(error));
-	log_add(line, line_tidy(line));
+		snprintf(line + length, sizeof(line) - length - 1, ": %s", strerror(error));
+	length = line_tidy(line);
+	if (level == LOG_ERR)
+		snprintf(log_reason, sizeof(log_reason), "%.*s", (int)(length - n - 1), line + n);
+	log_add(line, length);
 	errno = saved;
 	return false;
 }
@@ -2359,6 +2365,23 @@ static bool timer_ended(struct server *s, enum timer timer)
 #define PARCEL_MAX (2 + VECTORS_MAX)
 enum { PARCEL_END, PARCEL_SOCKET, PARCEL_EVENTFDS };
 
+#define PINGS 4 /* in the time after which a supervisor that hears of none ends us */
+
+/* How often it wants to hear of this very process; 0: not at all (sd_watchdog_enabled(3)). */
+static int64_t supervisor_ping_ms(void)
+{
+	const char *process = getenv("WATCHDOG_PID"), *us = getenv("WATCHDOG_USEC");
+	uint64_t number;
+	char *end;
+
+	if (process &&
+	    (!digits_parse(process, &number, &end) || *end || number != (uint64_t)getpid()))
+		return 0;
+	if (!us || !digits_parse(us, &number, &end) || *end || number == 0)
+		return 0;
+	return (int64_t)(number / 1000 / PINGS) + 1;
+}
+
 /* Finds out whether there is a supervisor. */
 static void supervisor_open(struct server *s)
 {
@@ -2373,6 +2396,7 @@ static void supervisor_open(struct server *s)
 		v->address.sun_path[0] = '\0';
 	v->sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	v->unready = true;
+	v->ping_ms = supervisor_ping_ms();
 }
 
 /* Whether there is one. */
@@ -2527,6 +2551,36 @@ static void supervisor_update(struct server *s)
 			return;
 	}
 	s->supervisor.lost = s->supervisor.lost && !again;
+}
+
+/* Lets the supervisor know that the loop goes round, when it is to hear that. */
+static void supervisor_ping(struct server *s)
+{
+	struct supervisor *v = &s->supervisor;
+
+	if (!v->ping_ms || now_ms() < v->ping_at)
+		return;
+	v->ping_at = now_ms() + v->ping_ms;
+	supervisor_tell(s, -1, "WATCHDOG=1");
+}
+
+/*
+ * At an exit: tells the supervisor why we could not start. Its status shows that while it waits to
+ * try again, and of the log only what came after the end.
+ */
+static void supervisor_explain(int status, void *server)
+{
+	struct server *s = server;
+	char state[sizeof(log_reason) + 8];
+	int n = snprintf(state, sizeof(state), "STATUS=%s", log_reason);
+
+	if (status == EXIT_SUCCESS)
+		return;
+	if (!supervised(s))
+		supervisor_open(s);
+	if (supervised(s))
+		scm_pass(s->supervisor.sock, &s->supervisor.address, s->supervisor.length, state,
+			 (size_t)n, NULL, 0);
 }
 
 /*
@@ -3485,6 +3539,8 @@ static int64_t timers_wait(const struct server *s)
 	const int64_t *timers = s->ledger->timers;
 	int64_t next = s->stop_at ? now_ms() + STOP_POLL_MS : INT64_MAX;
 
+	if (s->supervisor.ping_ms && s->supervisor.ping_at < next)
+		next = s->supervisor.ping_at;
 	for (enum timer timer = 0; timer < TIMERS; timer++)
 		if (timers[timer] && timers[timer] < next)
 			next = timers[timer];
@@ -3531,6 +3587,7 @@ static void serve(struct server *s)
 		peers_send(s); /* first: that somebody has gone may only show here */
 		flush_start(s);
 		supervisor_update(s);
+		supervisor_ping(s);
 		if (server_stopped(s))
 			return;
 		if (logging.bytes)
@@ -4660,6 +4717,8 @@ int main(int argc, char **argv)
 		fail("cannot tell the path of this program, for restarts: start it by an absolute path");
 		return EXIT_FAILURE;
 	}
+	if (!variable)
+		on_exit(supervisor_explain, &s);
 	options_parse(&s.opt, argc, argv);
 	if (s.opt.check || s.opt.version)
 		options_answer(&s.opt);

@@ -203,6 +203,9 @@ documents_agree() { # LEAST-NUMBER-OF-OPTIONS
 	[ -s "$TEST_DIR/root/opt/fam/share/man/man7/ivshmem_protocol.7" ]
 	grep -q '^ExecStart=/opt/fam/sbin/tm_ivshmem_server ' \
 		"$TEST_DIR/root/opt/fam/lib/systemd/system/tm_ivshmem_server@.service"
+	run grep -r @SBINDIR@ "$TEST_DIR/root/opt/fam/lib/systemd"
+	[ "$status" -eq 1 ]
+	[ -s "$TEST_DIR/root/opt/fam/lib/systemd/system/tm_ivshmem_server@.socket" ]
 	make -C "$SOURCE_DIR" -s uninstall DESTDIR="$TEST_DIR/root" PREFIX=/opt/fam
 	[ -z "$(find "$TEST_DIR/root" ! -type d)" ]
 }

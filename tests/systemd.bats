@@ -8,8 +8,9 @@ load lib/systemd
 	install_there
 	unit=$ROOT/usr/lib/systemd/system/tm_ivshmem_server@.service
 	cp "$unit" "$TEST_DIR/tm_ivshmem_server@fam.service"
-	# The program and the manual page that the unit names are in the container.
-	run systemd-analyze verify --man=no --root="$ROOT" tm_ivshmem_server@fam.service
+	# The program and the manual page that the units name are in the container.
+	run systemd-analyze verify --man=no --root="$ROOT" tm_ivshmem_server@fam.service \
+		tm_ivshmem_server@fam.socket
 	echo "$output"
 	[ "$status" -eq 0 ]
 	[ -z "$output" ]
@@ -23,16 +24,21 @@ load lib/systemd
 	need_mounted_root
 	need_cgroups
 	install_there
-	echo 'OPTIONS=-f /var/lib/tm_ivshmem_server/fam -m 2M -n 3' >"$ROOT/etc/tm_ivshmem_server/fam.conf"
+	echo 'OPTIONS=-m 2M -n 3' >"$ROOT/etc/tm_ivshmem_server/fam.conf"
+	echo 'OPTIONS=-m 2M -s fam' >"$ROOT/etc/tm_ivshmem_server/shm.conf"
 	cat >"$TEST_DIR/script" <<-END
 		#!/bin/sh
 		cd /
 		systemctl start tm_ivshmem_server@fam && echo started
-		systemctl start tm_ivshmem_server@other && echo started other
-		stat -c '%n %F %a %G %s' /run/tm_ivshmem_server/* /var/lib/tm_ivshmem_server/*
+		systemctl start tm_ivshmem_server@other tm_ivshmem_server@shm && echo started others
+		stat -c '%n %F %a %G %s' /run/tm_ivshmem_server/* /var/lib/tm_ivshmem_server/* /dev/shm/fam
 		pid=\$(systemctl show -P MainPID tm_ivshmem_server@fam)
 		systemctl show -P LimitNOFILE tm_ivshmem_server@fam
 		grep CapEff /proc/\$pid/status
+		for folder in /run /run/tm_ivshmem_server /var/lib /var/lib/tm_ivshmem_server /etc; do
+			nsenter --target \$pid --mount mktemp -d \$folder/try.XXXXXX >/tried 2>&1 &&
+				rmdir \$(cat /tried) && echo "writes to \$folder"
+		done
 		ivshmem_client /run/tm_ivshmem_server/fam.sock watch >/watched &
 		sleep 1
 		systemctl reload tm_ivshmem_server@fam && echo reloaded
@@ -54,11 +60,16 @@ load lib/systemd
 	run in_container "$TEST_DIR/script"
 	echo "$output"
 	grep -qx started <<<"$output"
-	grep -qx 'started other' <<<"$output"
+	grep -qx 'started others' <<<"$output"
 	grep -qx '/run/tm_ivshmem_server/fam.sock socket 660 kvm 0' <<<"$output"
 	grep -qx '/var/lib/tm_ivshmem_server/fam regular file 660 kvm 2097152' <<<"$output"
 	grep -qx '/var/lib/tm_ivshmem_server/other regular file 660 kvm 1048576' <<<"$output"
+	grep -qx '/dev/shm/fam regular file 660 kvm 2097152' <<<"$output"
+	[[ $output != *'/var/lib/tm_ivshmem_server/shm '* ]]
 	grep -qx 1048576 <<<"$output"
+	[ "$(grep -c '^writes to ' <<<"$output")" -eq 2 ]
+	grep -qx 'writes to /run/tm_ivshmem_server' <<<"$output"
+	grep -qx 'writes to /var/lib/tm_ivshmem_server' <<<"$output"
 	grep -qP 'CapEff:\t0000000000000000' <<<"$output"
 	grep -qx reloaded <<<"$output"
 	grep -q 'restarted in place' <<<"$output"
@@ -69,4 +80,107 @@ load lib/systemd
 	grep -qx 'leave 1' <<<"$output"
 	grep -qx stopped <<<"$output"
 	grep -qx success <<<"$output"
+}
+
+# A block of the README that has this text.
+readme_block() { # TEXT
+	awk -v text="$1" '/^```$/ && block { if (index(block, text)) { printf "%s", block; exit } block = "" }
+		inside { block = block $0 "\n" }
+		/^```/ { inside = /^```ini$/ }' "$SOURCE_DIR/README.md"
+}
+
+@test "systemd takes no file from an instance, and the README's drop-in gives it another user" {
+	need_mounted_root
+	need_cgroups
+	install_there
+	echo 'OPTIONS=-p /run/fam/sock -f /var/lib/fam/memory' >"$ROOT/etc/tm_ivshmem_server/static.conf"
+	echo 'OPTIONS=-p /run/fam/sock -A' >"$ROOT/etc/tm_ivshmem_server/dynamic.conf"
+	readme_block User=fam >"$TEST_DIR/static.conf"
+	[ -s "$TEST_DIR/static.conf" ]
+	for name in static dynamic shared; do
+		mkdir "$ROOT/etc/systemd/system/tm_ivshmem_server@$name.service.d"
+	done
+	cp "$TEST_DIR/static.conf" "$ROOT/etc/systemd/system/tm_ivshmem_server@static.service.d/user.conf"
+	sed 's/^User=.*/DynamicUser=yes/; /^StateDirectory=/d' "$TEST_DIR/static.conf" \
+		>"$ROOT/etc/systemd/system/tm_ivshmem_server@dynamic.service.d/user.conf"
+	printf '[Service]\nUser=fam\n' \
+		>"$ROOT/etc/systemd/system/tm_ivshmem_server@shared.service.d/user.conf"
+	cat >"$TEST_DIR/script" <<-'END'
+		#!/bin/sh
+		useradd --system fam
+		systemctl start tm_ivshmem_server@other tm_ivshmem_server@gone
+		systemctl stop tm_ivshmem_server@gone
+		systemctl clean --what=all tm_ivshmem_server@gone
+		systemctl start tm_ivshmem_server@shared
+		systemctl stop tm_ivshmem_server@shared
+		ivshmem_client /run/tm_ivshmem_server/other.sock list && echo other is there
+		stat -c '%n %F %U' /run/tm_ivshmem_server/* /var/lib/tm_ivshmem_server/*
+		for name in static dynamic; do
+			systemctl start tm_ivshmem_server@$name || continue
+			ivshmem_client /run/fam/sock watch >/watched.$name 2>&1 &
+			sleep 1
+			systemctl restart tm_ivshmem_server@$name
+			kill -9 $(systemctl show -P MainPID tm_ivshmem_server@$name)
+			sleep 2
+			ivshmem_client /run/fam/sock list | sed "s/^peer/$name: peer/"
+			stat -c "$name: %n %F %U" /run/fam/sock /var/lib/fam/memory
+			systemctl stop tm_ivshmem_server@$name
+			cat /watched.$name
+		done
+	END
+	run in_container "$TEST_DIR/script"
+	echo "$output"
+	grep -qx 'other is there' <<<"$output"
+	grep -qx '/run/tm_ivshmem_server/other.sock socket root' <<<"$output"
+	grep -qx '/var/lib/tm_ivshmem_server/other regular file root' <<<"$output"
+	grep -qx '/var/lib/tm_ivshmem_server/gone regular file root' <<<"$output"
+	for name in static dynamic; do
+		grep -qx "$name: peer 0 1" <<<"$output"
+	done
+	grep -qx 'static: /run/fam/sock socket fam' <<<"$output"
+	grep -qx 'static: /var/lib/fam/memory regular file fam' <<<"$output"
+	[ "$(grep -c '^dynamic: /run/fam/sock .* root$' <<<"$output")" -eq 0 ]
+	[ "$(grep -c '^leave 1' <<<"$output")" -eq 2 ]
+}
+
+@test "the README's unit of one's own is one for a user's systemd as well" {
+	need_mounted_root
+	need_cgroups
+	install_there
+	mkdir -p "$ROOT/etc/systemd/user"
+	readme_block %h/ | sed 's,/usr/local/sbin,/usr/sbin,' >"$ROOT/etc/systemd/user/fam.service"
+	[ -s "$ROOT/etc/systemd/user/fam.service" ]
+	# As user@.service is one, but without logind.
+	cat >"$ROOT/etc/systemd/system/manager.service" <<-'END'
+		[Service]
+		User=somebody
+		Type=notify
+		RuntimeDirectory=somebody
+		Environment=XDG_RUNTIME_DIR=/run/somebody
+		Delegate=yes
+		ExecStart=/lib/systemd/systemd --user
+	END
+	cat >"$TEST_DIR/script" <<-'END'
+		#!/bin/sh
+		useradd --create-home somebody
+		as() { runuser -u somebody -- env XDG_RUNTIME_DIR=/run/somebody "$@"; }
+		systemctl start manager
+		as systemctl --user start fam && echo started
+		as ivshmem_client /run/somebody/fam.sock watch >/watched 2>&1 &
+		sleep 1
+		as systemctl --user restart fam
+		kill -9 $(as systemctl --user show -P MainPID fam)
+		sleep 2
+		as ivshmem_client /run/somebody/fam.sock list
+		stat -c '%n %F %U' /run/somebody/fam.sock /home/somebody/fam.memory
+		as systemctl --user stop fam
+		cat /watched
+		journalctl -b -n 20 -o cat
+	END
+	run in_container "$TEST_DIR/script"
+	echo "$output"
+	grep -qx started <<<"$output"
+	grep -qx 'peer 0 1' <<<"$output"
+	grep -qx 'leave 1' <<<"$output"
+	grep -qx '/home/somebody/fam.memory regular file somebody' <<<"$output"
 }

@@ -15,11 +15,6 @@ newer() { # FILE
 	chmod 755 "$1"
 }
 
-# The socket unit that the README proposes.
-socket_unit() {
-	sed -n '/^\[Socket\]$/,/^```$/p' "$SOURCE_DIR/README.md" | grep -v '^```$'
-}
-
 # Boots a container with everything in it, where the tests of these names must pass.
 takes_over() { # NAME...
 	local name
@@ -29,7 +24,6 @@ takes_over() { # NAME...
 	install_there
 	install "$SOURCE_DIR/build/tests/systemd/takeover" "$ROOT/takeover"
 	newer "$ROOT/usr/sbin/tm_ivshmem_server.newer"
-	socket_unit >"$ROOT/etc/systemd/system/tm_ivshmem_server@.socket"
 	{
 		echo '#!/bin/sh'
 		echo "export ASAN_OPTIONS=detect_leaks=0 CMOCKA_MESSAGE_OUTPUT=TAP SEED=${SEED-}"
@@ -50,12 +44,16 @@ takes_over() { # NAME...
 	takes_over nodes_notice_nothing
 }
 
-@test "what lets nodes go: a stop, other options, a program that always dies" {
-	takes_over a_stop_lets_all_go who_left_meanwhile_is_dropped other_options \
-		a_crash_loop_may_be_survived a_crash_loop_ends
+@test "what lets nodes go: a stop, other options" {
+	takes_over a_stop_lets_all_go who_left_meanwhile_is_dropped other_options
 }
 
-@test "the README's socket unit: the first node starts the server, and it survives that" {
+@test "what does not: a program that always dies, a mistake, many restarts, a hang, isolate" {
+	takes_over a_crash_loop_is_survived a_mistake_is_survived many_restarts_are_no_loop \
+		a_hang_is_survived nobody_is_isolated
+}
+
+@test "the socket unit: the first node starts the server, and it survives that" {
 	takes_over a_socket_unit a_socket_and_no_supervisor
 }
 

@@ -746,6 +746,75 @@ static void a_stop_that_stays_one_lets_all_go(void **state)
 }
 
 /*
+ * What a supervisor hears of a server that lives
+ */
+
+static void heard_wait(const char *state, size_t times)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+
+	while (supervisor_heard(supervisor, state) < times)
+		assert_that(deadline_ahead(deadline), "%s was told %zu times, not %zu", state,
+			    supervisor_heard(supervisor, state), times);
+}
+
+static void for_a_while(int ms)
+{
+	int64_t end = clock_ms() + ms;
+
+	while (clock_ms() < end)
+		nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+}
+
+/* It pings where that is wanted of this process, also behind a restart in place; and never else. */
+static void a_watchdog_is_fed(void **state)
+{
+	size_t heard;
+
+	(void)state;
+	for (int whose = 0; whose < 3; whose++) {
+		if (whose > 0)
+			assert_int_equal(setenv("WATCHDOG_USEC", "400000", 1), 0);
+		if (whose == 1)
+			assert_int_equal(setenv("WATCHDOG_PID", "1", 1), 0);
+		server_up(TWO);
+		unsetenv("WATCHDOG_USEC");
+		unsetenv("WATCHDOG_PID");
+		if (whose < 2) {
+			for_a_while(300);
+			assert_int_equal(supervisor_heard(supervisor, "WATCHDOG=1"), 0);
+			assert_int_equal(server_stop(&server), 0);
+		}
+	}
+	heard_wait("WATCHDOG=1", 5);
+	server_signal(&server, SIGHUP);
+	logged_wait(came, "restarted in place");
+	heard = supervisor_heard(supervisor, "WATCHDOG=1");
+	heard_wait("WATCHDOG=1", heard + 5);
+
+	/* Not more often than is good for it, and never while it stands still. */
+	heard = supervisor_heard(supervisor, "WATCHDOG=1");
+	for_a_while(1000);
+	assert_in_range(supervisor_heard(supervisor, "WATCHDOG=1") - heard, 1, 15);
+	server_signal(&server, SIGSTOP);
+	for_a_while(200);
+	heard = supervisor_heard(supervisor, "WATCHDOG=1");
+	for_a_while(300);
+	assert_int_equal(supervisor_heard(supervisor, "WATCHDOG=1"), heard);
+	server_signal(&server, SIGCONT);
+	heard_wait("WATCHDOG=1", heard + 1);
+
+	/* The supervisor is not waited for, and not overrun. */
+	supervisor_pause(supervisor);
+	for_a_while(500);
+	somebody_joins(0, two);
+	supervisor_resume(supervisor);
+	store_settles(OWN);
+	assert_int_equal(server_stop(&server), 0);
+	log_check();
+}
+
+/*
  * Other options, another path
  */
 
@@ -1958,6 +2027,7 @@ int main(void)
 		takeover_test(a_successor_is_not_kept_waiting),
 		takeover_test(a_stop_and_a_start_is_a_restart),
 		takeover_test(a_stop_that_stays_one_lets_all_go),
+		takeover_test(a_watchdog_is_fed),
 		takeover_test(options_that_do_not_fit),
 		takeover_test(another_object_at_the_same_path),
 		takeover_test(a_backup_is_put_back),

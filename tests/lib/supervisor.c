@@ -27,7 +27,7 @@
 #define FDS_MAX       253  /* that the kernel passes with one */
 #define FDS_FIRST     3    /* of a process, that it gets from its supervisor */
 
-static const char *const states[] = {"READY=1", "RELOADING=1", "STOPPING=1"};
+static const char *const states[] = {"READY=1", "RELOADING=1", "STOPPING=1", "WATCHDOG=1"};
 #define STATES (sizeof(states) / sizeof(states[0]))
 
 struct stored {

@@ -54,7 +54,7 @@ size_t supervisor_count(struct supervisor *s, const char *pattern);
 /* Waits until it has exactly so many of them. Returns false after so many seconds. */
 bool supervisor_wait(struct supervisor *s, const char *pattern, size_t n, int seconds);
 
-/* How often it was told a state: "READY=1", "RELOADING=1" or "STOPPING=1". */
+/* How often it was told "READY=1", "RELOADING=1", "STOPPING=1" or "WATCHDOG=1". */
 size_t supervisor_heard(struct supervisor *s, const char *state);
 
 /* What was sent that systemd would not take, or take differently; NULL: nothing. */

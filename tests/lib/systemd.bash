@@ -40,6 +40,40 @@ install_there() {
 		>"$ROOT/etc/systemd/system/tm_ivshmem_server@.service.d/leaks.conf"
 }
 
+# A cgroup for this test's container alone, in each hierarchy that systemd uses: a container has that in
+# which it was started, and two in one would take each other's processes for their own.
+container_cgroups() {
+	local at path
+	for at in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/systemd; do
+		case $(stat -f -c %T "$at" 2>/dev/null) in
+		cgroup2fs) path=$(sed -n 's/^0:://p' /proc/self/cgroup) ;;
+		cgroupfs) path=$(sed -n 's/^[0-9]*:name=systemd://p' /proc/self/cgroup) ;;
+		*) continue ;;
+		esac
+		# What is mounted may be another part than the one that we are in.
+		[[ $path != /..* ]] && [ -d "$at$path" ] || path=/
+		echo "$at${path%/}/tm$$"
+	done
+}
+
+# Runs a command there, and removes them once the last process has gone.
+in_cgroups() { # WORD...
+	local cgroups cgroup status=0
+	mapfile -t cgroups < <(container_cgroups)
+	(
+		for cgroup in "${cgroups[@]}"; do
+			mkdir -p "$cgroup" && echo "$BASHPID" >"$cgroup/cgroup.procs" || exit
+		done
+		exec "$@"
+	) || status=$?
+	for _ in {1..50}; do
+		find "${cgroups[@]}" -depth -type d -exec rmdir {} \; 2>/dev/null || true
+		find "${cgroups[@]}" -maxdepth 0 2>/dev/null | grep -q . || break
+		sleep 0.1
+	done
+	return "$status"
+}
+
 # Boots the container, runs the script there as a service, and prints what it printed.
 in_container() { # SCRIPT
 	install -m 755 "$1" "$ROOT/script"
@@ -47,6 +81,7 @@ in_container() { # SCRIPT
 		[Unit]
 		After=basic.target
 		Requires=basic.target
+		IgnoreOnIsolate=yes
 		[Service]
 		Type=oneshot
 		ExecStart=/script
@@ -54,8 +89,9 @@ in_container() { # SCRIPT
 		StandardError=append:/output
 		ExecStopPost=/bin/systemctl --no-block poweroff
 	END
-	timeout "${CONTAINER_SECONDS:-120}" systemd-nspawn --quiet --directory="$ROOT" --register=no \
-		--keep-unit --machine="tm$$" --private-network --boot systemd.unit=script.service \
+	in_cgroups timeout "${CONTAINER_SECONDS:-120}" systemd-nspawn --quiet --directory="$ROOT" \
+		--register=no --keep-unit --machine="tm$$" --private-network --boot \
+		systemd.unit=script.service \
 		</dev/null >"$TEST_DIR/console" 2>&1 || cat "$TEST_DIR/console"
 	cat "$ROOT/output"
 }
