@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -18,6 +19,15 @@
 #include "tests/lib/client.h"
 #include "tests/lib/deadline.h"
 #include "tests/lib/server.h"
+
+/* ONLY='word*' runs no other tests than those whose names match. */
+__attribute__((constructor)) static inline void tests_choose(void)
+{
+	const char *pattern = getenv("ONLY");
+
+	if (pattern)
+		cmocka_set_test_filter(pattern);
+}
 
 /* Runs the test that *state is, and compares descriptors if it has passed so far. */
 static inline void counted_run(void **state)

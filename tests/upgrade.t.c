@@ -1,0 +1,642 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A real server of version 1.2.0, built from this project's history, is replaced under live nodes
+ * by the server under test, and that by itself: in place, by HUP, or as another process under a
+ * supervisor. Nobody notices. What else a restart or a takeover can meet is in restart.t.c and
+ * takeover.t.c, whose servers are of one version.
+ *
+ * SEED repeats a run.
+ */
+#define _GNU_SOURCE
+#include "tests/lib/mesh.h"
+#include "tests/lib/node.h"
+#include "tests/lib/supervisor.h"
+#include "tests/lib/testing.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#define VERSION_120 "f7d38cdccd05d480006e4ae2ac023d89c18a83c6"
+#define CLIENTS_MAX 64
+
+static unsigned int seed;
+static char shm_name[32];
+
+/* Programs: the old one, the one under test, and the path from which servers are started. */
+static char version_120[PATH_MAX], version_tested[PATH_MAX], program[PATH_MAX];
+
+/* How a server is started, and replaced. */
+struct way {
+	bool background; /* with -d */
+	bool supervised;
+	int signal; /* HUP: it executes its successor; any other ends it, and another is started */
+};
+
+static const struct way hup_in_foreground = {.signal = SIGHUP};
+static const struct way hup_in_background = {.background = true, .signal = SIGHUP};
+static const struct way supervised_hup = {.supervised = true, .signal = SIGHUP};
+static const struct way supervised_kill = {.supervised = true, .signal = SIGKILL};
+static const struct way supervised_restart = {.supervised = true, .signal = SIGUSR2};
+
+/* What a test has: one server at a time, and those who are connected, in the order in which they
+ * joined. */
+static const struct way *way;
+static const char *const *args;
+static struct server server;
+static int idle; /* descriptors of the server under test, when it has no nodes */
+static struct supervisor *supervisor;
+static struct client clients[CLIENTS_MAX];
+static size_t count;
+
+/*
+ * Programs
+ */
+
+/* Puts a copy of a program to the path from which servers are started, as a package manager would.
+ */
+static void program_put(const char *from)
+{
+	char fresh[PATH_MAX + 8];
+	int in = open(from, O_RDONLY | O_CLOEXEC), out;
+	ssize_t n;
+
+	snprintf(fresh, sizeof(fresh), "%s.new", program);
+	out = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0755);
+	do
+		n = sendfile(out, in, NULL, 1 << 20);
+	while (n > 0);
+	assert_int_equal(n, 0);
+	close(in);
+	close(out);
+	assert_int_equal(rename(fresh, program), 0);
+}
+
+/* Whether the server runs the file that stands there now. */
+static bool program_runs(void)
+{
+	char path[64];
+	struct stat running, there;
+
+	snprintf(path, sizeof(path), "/proc/%d/exe", (int)server.pid);
+	return stat(path, &running) == 0 && stat(program, &there) == 0 &&
+	       running.st_dev == there.st_dev && running.st_ino == there.st_ino;
+}
+
+/* Has version 1.2.0 built, the first time. Skips the test where its source is not here. */
+static void version_120_needed(void)
+{
+	static char said[512];
+	static int status = -1;
+	const char *source = getenv("SOURCE_DIR");
+	char command[2 * PATH_MAX];
+	FILE *f;
+
+	if (status < 0) {
+		snprintf(command, sizeof(command),
+			 "%s/tests/lib/version " VERSION_120 " '%s.120' 2>&1",
+			 source ? source : ".", program);
+		f = popen(command, "re");
+		assert_non_null(f);
+		said[fread(said, 1, sizeof(said) - 1, f)] = '\0';
+		said[strcspn(said, "\n")] = '\0';
+		status = pclose(f);
+	}
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+		skip_because("%s", said);
+	assert_that(status == 0, "version 1.2.0 cannot be built: %s", said);
+}
+
+/*
+ * The server, and its successors
+ */
+
+/* The last lines of its log, for a message; one in the background has none. */
+static const char *log_end(void)
+{
+	static char end[600];
+	char *log = server_log(&server);
+	size_t length = log ? strlen(log) : 0, from = length < sizeof(end) ? 0 : length - 599;
+
+	snprintf(end, sizeof(end), "%s", log ? log + from : "");
+	free(log);
+	return end;
+}
+
+/* The process whose number is in the pidfile. */
+static pid_t pidfile_process(void)
+{
+	char path[128], *text;
+	pid_t pid;
+
+	snprintf(path, sizeof(path), "%s/pid", server.folder);
+	text = file_text(path);
+	pid = text ? atoi(text) : 0;
+	free(text);
+	return pid;
+}
+
+/* Starts the program, in the test's way, with the test's options. */
+static void server_begin(void)
+{
+	const char *all[32] = {"-i", "pid", way->background ? "-d" : NULL};
+	size_t n = way->background ? 3 : 2;
+
+	for (const char *const *arg = args; *arg; arg++)
+		all[n++] = *arg;
+	if (!way->background) {
+		assert_that(server_start(&server, all), "%s", server.error);
+	} else {
+		assert_that(server_spawn(&server, all), "%s", server.error);
+		assert_that(server_wait(&server, PATIENCE) == 0, "%s", log_end());
+		server.pid = pidfile_process(); /* whose parent this process has become */
+		server.idle = server_descriptors(&server);
+	}
+	assert_true(program_runs());
+	assert_int_equal(pidfile_process(), server.pid);
+}
+
+/* Ends it, in order. */
+static void server_end(void)
+{
+	assert_int_equal(server_stop(&server), 0);
+	assert_int_equal(access(server.socket, F_OK), -1);
+	if (supervisor)
+		supervisor_empty(supervisor);
+}
+
+/* Starts version 1.2.0; and before that the server under test, to see what it has open. */
+static void server_up(const char *const *options)
+{
+	if (way->supervised)
+		supervisor = supervisor_start();
+	assert_int_equal(way->supervised, supervisor != NULL);
+	server.supervisor = supervisor;
+	args = options;
+	program_put(version_tested);
+	server_begin();
+	idle = server.idle;
+	server_end();
+	program_put(version_120);
+	server_begin();
+}
+
+/* The table of nodes, as the lines that the server logs of it; the caller frees it. */
+static char *table_of_nodes(void)
+{
+	char *log = server_log(&server), *table = NULL;
+	size_t before = log ? strlen(log) : 0;
+	int64_t deadline = deadline_in(PATIENCE);
+
+	server_signal(&server, SIGUSR1);
+	do {
+		assert_that(deadline_ahead(deadline), "no table of nodes: %s", log_end());
+		free(log);
+		log = server_log(&server);
+	} while (!log || !strstr(log + before, "joined so far"));
+	table = strdup(log + before);
+	free(log);
+	assert_non_null(table);
+	return table;
+}
+
+/* Waits until the server knows of all who have come and gone, and has nothing more to do or store.
+ */
+static void server_rests(void)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+	char connected[32], *table;
+	bool rests;
+
+	snprintf(connected, sizeof(connected), " %zu nodes connected", count);
+	do {
+		assert_that(deadline_ahead(deadline), "it never rests: %s", log_end());
+		/* What waited when the first is asked for is seen to before the second. */
+		free(table_of_nodes());
+		table = table_of_nodes();
+		rests = strstr(table, connected) && !strstr(table, "not stored yet");
+		free(table);
+	} while (!rests);
+}
+
+/*
+ * The server under test comes into the place of the one that runs. In between, people may come and
+ * go.
+ */
+static void server_goes(void)
+{
+	if (way->signal == SIGKILL)
+		server_rests();
+	program_put(version_tested);
+	server_signal(&server, way->signal);
+	if (way->signal != SIGHUP)
+		assert_int_equal(server_wait(&server, PATIENCE),
+				 way->signal == SIGKILL ? -SIGKILL : 0);
+}
+
+static void server_comes(void)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+
+	if (way->signal != SIGHUP)
+		server_begin();
+	while (!program_runs())
+		assert_that(deadline_ahead(deadline) && !server_logged(&server, "cannot take over"),
+			    "it is not replaced: %s", log_end());
+	assert_int_equal(pidfile_process(), server.pid);
+}
+
+/*
+ * All clients go, and then the server, which must have lived without a complaint, and has as much
+ * open in the end as one that came into nobody's place.
+ */
+static void all_end(void)
+{
+	static const char *const complaints[] = {"cannot",   "Sanitizer",        "runtime error",
+						 "ssertion", "restart the node", "warning"};
+
+	clients_free(clients, count);
+	count = 0;
+	if (supervisor)
+		assert_that(supervisor_wait(supervisor, "node-*", 0, PATIENCE),
+			    "%zu nodes stay stored", supervisor_count(supervisor, "node-*"));
+	assert_that(server_descriptors_wait(&server, idle, PATIENCE),
+		    "%d descriptors instead of %d", server_descriptors(&server), idle);
+	server_end();
+	for (size_t i = 0; i < sizeof(complaints) / sizeof(complaints[0]); i++)
+		assert_that(!server_logged(&server, complaints[i]), "'%s' is in the log: %s",
+			    complaints[i], log_end());
+	if (supervisor)
+		assert_that(!supervisor_error(supervisor), "%s", supervisor_error(supervisor));
+}
+
+/* Forgets the server and its supervisor. */
+static void all_forget(void)
+{
+	server_remove(&server);
+	supervisor_free(supervisor);
+	supervisor = NULL;
+	server = (struct server){0};
+}
+
+/*
+ * Clients
+ */
+
+/* Lets some of them read, n from one on, until the condition holds for each. */
+static void some_drive(size_t from, size_t n, client_condition *done, const void *argument)
+{
+	const struct client *wrong;
+
+	if (clients_drive(&clients[from], n, done, argument, PATIENCE))
+		return;
+	wrong = clients_error(&clients[from], n);
+	fail_msg("%s; %s", wrong ? wrong->error : "no client has an error", log_end());
+}
+
+/* Somebody connects, and reads nothing yet. */
+static struct client *somebody_connects(struct client_options options)
+{
+	struct client *c = &clients[count];
+
+	assert_true(count < CLIENTS_MAX);
+	count++;
+	assert_that(client_connect(c, server.socket, options), "%s", c->error);
+	return c;
+}
+
+/* Somebody connects and is greeted. */
+static struct client *somebody_joins(struct client_options options)
+{
+	struct client *c = somebody_connects(options);
+
+	some_drive(count - 1, 1, client_greeted, NULL);
+	return c;
+}
+
+/* Somebody closes the connection. */
+static void somebody_goes(size_t i)
+{
+	client_free(&clients[i]);
+	count--;
+	memmove(&clients[i], &clients[i + 1], (count - i) * sizeof(clients[0]));
+	memset(&clients[count], 0, sizeof(clients[0]));
+}
+
+/* Whether one knows exactly those who are there; without vectors there is nothing to know. */
+static bool client_agrees(const struct client *c, const void *unused)
+{
+	size_t others = c->options.vectors ? count - 1 : 0;
+
+	(void)unused;
+	if (!client_knows(c, &others))
+		return false;
+	for (size_t i = 0; i < count; i++)
+		if (clients[i].id >= 0 &&
+		    client_peer(c, clients[i].id)->vectors != c->options.vectors)
+			return false;
+	return true;
+}
+
+/* Rings a vector of one peer from all: nobody but that vector may hear it. */
+static void bell_check(const struct client *target, int vector)
+{
+	for (size_t i = 0; i < count; i++)
+		assert_true(client_ring(&clients[i], target->id, vector));
+	for (size_t i = 0; i < count; i++)
+		for (int v = 0; v < target->options.vectors; v++) {
+			bool meant = &clients[i] == target && v == vector;
+
+			assert_int_equal(client_rung(&clients[i], v), meant ? count : 0);
+		}
+}
+
+/* All know exactly who is there, ring each other, and have one memory. */
+static void everybody_agrees(void)
+{
+	some_drive(0, count, client_agrees, NULL);
+	for (size_t i = 0; i < count; i++) {
+		const struct client *c = &clients[i];
+		int step = c->options.vectors / 8 + 1;
+
+		for (int v = 0; v < c->options.vectors; v += step)
+			bell_check(c, (v + (int)i) % c->options.vectors);
+		assert_true(c->memory_dev == clients[0].memory_dev);
+		assert_true(c->memory_ino == clients[0].memory_ino);
+	}
+}
+
+/*
+ * Tests
+ */
+
+static const struct client_options two = {.vectors = 2, .keep = true};
+
+struct kind {
+	const char *const *args;
+	struct client_options options;
+};
+
+/* People come and go before, while and after a server of this kind is replaced, twice. */
+static void kind_check(const struct kind *kind)
+{
+	const char mark[] = "written before all that";
+	char found[sizeof(mark)];
+
+	server_up(kind->args);
+	for (int id = 0; id < 3; id++)
+		assert_int_equal(somebody_joins(kind->options)->id, id);
+	some_drive(0, count, client_agrees, NULL);
+	if (!kind->options.memoryless)
+		assert_int_equal(pwrite(clients[0].memory, mark, sizeof(mark), 0), sizeof(mark));
+	for (int round = 1; round <= 2; round++) {
+		server_goes();
+		somebody_goes(1);
+		somebody_connects(kind->options);
+		server_comes();
+		everybody_agrees();
+		assert_int_equal(clients[0].id, 0);
+		assert_int_equal(clients[2].id, 2 + round);
+		if (kind->options.vectors)
+			assert_int_equal(client_peer(&clients[0], round)->state, PEER_LEFT);
+	}
+	if (!kind->options.memoryless) {
+		assert_int_equal(pread(clients[2].memory, found, sizeof(found), 0), sizeof(found));
+		assert_string_equal(found, mark);
+	}
+	somebody_goes(0);
+	everybody_agrees();
+	somebody_joins(kind->options);
+	everybody_agrees();
+	all_end();
+	all_forget();
+}
+
+static void every_kind_of_server(void)
+{
+	const struct kind kinds[] = {
+		{SERVER_ARGS("-f", "memory", "-n2"), two},
+		{SERVER_ARGS("-s", shm_name, "-n2", "-am2M"), two},
+		{SERVER_ARGS("-A", "-n2", "-g0"), two},
+		{SERVER_ARGS("-f", "memory", "-n0"), {.vectors = 0, .keep = true}},
+		{SERVER_ARGS("-fmemory", "-vy1", "-n64"), {.vectors = 64, .keep = true}},
+		{SERVER_ARGS("-L", "-f", "memory", "-m", "1M", "-n2"),
+		 {.vectors = 2, .keep = true, .legacy = true}},
+		{SERVER_ARGS("-L", "-m0", "-n2"),
+		 {.vectors = 2, .keep = true, .legacy = true, .memoryless = true}},
+	};
+
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+		kind_check(&kinds[i]);
+}
+
+/* More than a socket holds, 278 messages, for one who was greeted and for one who is not yet. */
+static void who_does_not_read_misses_nothing(void)
+{
+	const struct client_options many = {.vectors = 48, .keep = true};
+	size_t read[2];
+	int id;
+
+	if (descriptors_allow() < 8000)
+		skip_because("this needs 8000 descriptors");
+	server_up(SERVER_ARGS("-f", "memory", "-n", "48"));
+	for (int i = 0; i < 10; i++)
+		somebody_joins(many);
+	somebody_connects(many);
+	id = 10;
+	some_drive(1, count - 2, client_sees, &id);
+	read[0] = clients[0].messages;
+	read[1] = clients[count - 1].messages;
+	for (int round = 1; round <= 2; round++) {
+		server_goes();
+		somebody_goes(3);
+		server_comes();
+		somebody_goes(3);
+		some_drive(1, count - 2, client_knows, &(size_t){count - 1});
+	}
+	everybody_agrees();
+	assert_int_equal(clients[count - 1].id, id);
+	assert_in_range(clients[0].messages - read[0], 278 + 1, 48 * 10 + 4);
+	assert_in_range(clients[count - 1].messages - read[1], 278 + 1, 3 + 48 * 11 + 4);
+	assert_true(clients[0].left >= 1);
+	somebody_joins(many);
+	everybody_agrees();
+	all_end();
+}
+
+/* Somebody comes, goes, or reads a little. */
+static void life_goes_on(void)
+{
+	if (count < 2 || (count < 40 && rand_r(&seed) % 5 < 3))
+		somebody_connects(two);
+	else
+		somebody_goes((size_t)rand_r(&seed) % count);
+	for (size_t i = 0; i < count; i++) {
+		for (int n = rand_r(&seed) % 40; n > 0 && client_step(&clients[i]) > 0; n--)
+			;
+		assert_that(!clients[i].error[0] && !clients[i].ended, "%d is cut off: %s; %s",
+			    clients[i].id, clients[i].error, log_end());
+	}
+}
+
+/* In the middle of joins and leaves. One that is killed is so while it has nothing to do. */
+static void nobody_is_cut_off(void)
+{
+	printf("# SEED=%u\n", seed);
+	for (int history = 0; history < 5; history++) {
+		server_up(SERVER_ARGS("-f", "memory", "-n", "2"));
+		for (int round = 0; round < 3; round++) {
+			for (int turns = 0; turns < 20; turns++)
+				life_goes_on();
+			server_goes();
+			for (int turns = 0; turns < 20; turns++)
+				life_goes_on();
+			server_comes();
+			if (round != 1)
+				everybody_agrees();
+		}
+		all_end();
+		all_forget();
+	}
+}
+
+/* Every node rings every vector of every node, and all have one memory. */
+static void nodes_check(struct node **nodes, size_t n)
+{
+	static uint64_t salt;
+
+	nodes_check_bells(nodes, n);
+	nodes_check_memory(nodes, n, ++salt);
+	for (size_t i = 0; i < n; i++)
+		assert_true(node_alive(nodes[i]));
+}
+
+/* They ring each other before, while and after; one connects meanwhile, and one leaves. */
+static void qemu_nodes(void)
+{
+	const char *missing = node_missing();
+	struct node *nodes[3];
+	size_t eventfds;
+
+	if (missing)
+		skip_because("%s", missing);
+	server_up(SERVER_ARGS("-f", "memory", "-n", "2"));
+	for (int i = 0; i < 2; i++) {
+		nodes[i] = node_start(server.socket, 2, "");
+		assert_true(node_ready(nodes[i]));
+	}
+	nodes_check(nodes, 2);
+	eventfds = node_eventfds(nodes[0]);
+	count = 2; /* of those that are to be stored */
+	for (int round = 1; round <= 2; round++) {
+		server_goes();
+		nodes[2] = node_start(server.socket, 2, "");
+		nodes_check(nodes, 2);
+		server_comes();
+		assert_true(node_ready(nodes[2]));
+		assert_int_equal(node_id(nodes[0]), 0);
+		assert_int_equal(node_id(nodes[1]), round);
+		assert_int_equal(node_id(nodes[2]), 1 + round);
+		nodes_check(nodes, 3);
+		node_end(nodes[1]);
+		nodes[1] = nodes[2];
+		node_check_eventfds(nodes[0], eventfds);
+		nodes_check(nodes, 2);
+	}
+	count = 0;
+	nodes_end();
+	all_end();
+}
+
+/*
+ * Nothing of a test stays behind, however it has ended.
+ */
+
+struct trial {
+	const struct way *way;
+	void (*test)(void);
+};
+
+static int teardown(void **state)
+{
+	char path[64];
+
+	(void)state;
+	clients_free(clients, count);
+	memset(clients, 0, sizeof(clients));
+	count = 0;
+	nodes_end();
+	all_forget();
+	snprintf(path, sizeof(path), "/dev/shm/%s", shm_name);
+	unlink(path);
+	return 0;
+}
+
+static void trial_run(void **state)
+{
+	const struct trial *trial = *state;
+	int before;
+
+	*state = NULL;
+	version_120_needed();
+	before = descriptors_count(0);
+	way = trial->way;
+	trial->test();
+	teardown(state);
+	assert_int_equal(descriptors_count(0), before);
+}
+
+#define in_one_way(way_, test_)                                                              \
+	(struct CMUnitTest)                                                                  \
+	{                                                                                    \
+		.name = #test_ "_" #way_, .test_func = trial_run, .teardown_func = teardown, \
+		.initial_state = &(struct trial)                                             \
+		{                                                                            \
+			&(way_), test_                                                       \
+		}                                                                            \
+	}
+#define in_all_ways(test)                                                            \
+	in_one_way(hup_in_foreground, test), in_one_way(hup_in_background, test),    \
+		in_one_way(supervised_hup, test), in_one_way(supervised_kill, test), \
+		in_one_way(supervised_restart, test)
+
+int main(void)
+{
+	const char *given = getenv("SEED"), *tested = getenv("SERVER"),
+		   *folder = getenv("TEST_DIR");
+	const struct CMUnitTest tests[] = {
+		in_all_ways(every_kind_of_server),
+		in_all_ways(who_does_not_read_misses_nothing),
+		in_all_ways(nobody_is_cut_off),
+		in_all_ways(qemu_nodes),
+	};
+
+	if (!realpath(tested ? tested : "./tm_ivshmem_server", version_tested) ||
+	    !realpath(folder ? folder : "build", program)) {
+		perror("no server to test");
+		return 1;
+	}
+	strncat(program, "/upgraded", sizeof(program) - strlen(program) - 1);
+	snprintf(version_120, sizeof(version_120), "%.*s.120/tm_ivshmem_server", PATH_MAX - 32,
+		 program);
+	setenv("SERVER", program, 1);
+	if (given)
+		seed = (unsigned int)strtoul(given, NULL, 10);
+	else if (getrandom(&seed, sizeof(seed), 0) < 0)
+		return 1;
+	snprintf(shm_name, sizeof(shm_name), "tm-upgrade-%d", (int)getpid());
+	setlinebuf(stdout);
+	descriptors_allow();
+	/* Servers in the background become this process's children. */
+	if (prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)
+		return 1;
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
