@@ -280,11 +280,6 @@ types() { # ARGUMENTS-OF-THE-CLIENT LINE...
 	declines 1 'the server is silent: is -n right?' -- -n 2 "$SOCK" list
 }
 
-@test "a greeting in pieces, with peers that leave in it, is understood" {
-	plays 0 wait 3 wait -1m wait 1e 1 2e 2e wait 2 9 5e wait 5e 3e wait 3e
-	is 'what it shows' "$("$CLIENT" "$SOCK" list)" $'id 3\nmemory 4096\nvectors 2\npeer 5 2'
-}
-
 @test "whatever comes into a greeting, list shows whole peers, and keeps nobody waiting" {
 	local own1='id 3 memory 4096 vectors 1' own2='id 3 memory 4096 vectors 2' own3='id 3 memory 4096 vectors 3'
 	# Who joins while silence is to show that we are alone: then our own vectors are complete.
@@ -306,6 +301,7 @@ types() { # ARGUMENTS-OF-THE-CLIENT LINE...
 	lists "$own2" '0 3 -1m 1e 1e 3e 1 wait wait 3e' --
 	lists "$own2" '0 3 -1m 1e 1e 1 wait wait 3e wait wait 3e' --
 	lists "$own2" '0 3 -1m 1e 1 3e 3e 4e 4 wait' --
+	lists "$own2 peer 5 2" '0 wait 3 wait -1m wait 1e 1 2e 2e wait 2 9 5e wait 5e 3e wait 3e' --
 	# The same in the original stream, with memory and without.
 	lists "$own1 peer 4 1" '3 -1m 3e wait 4e' --
 	lists "$own2" '3 -1m 1e 1 wait wait 3e wait 3e' --
