@@ -1286,6 +1286,7 @@ static int words_read(uint64_t process, char **words, int room)
 		if (getdelim(&words[n], &size, '\0', f) < 0)
 			break;
 	}
+	free(words[n]);
 	words[n] = NULL;
 	fclose(f);
 	return n;

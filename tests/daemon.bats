@@ -892,7 +892,9 @@ flushed() { # NUMBER
 		kill -USR1 "$PID"
 		sleep 0.2
 		alive "$PID"
-		stop INT
+		kill -INT "$PID"
+		eventually ended_or_zombie "$PID"
+		wait "$PID"
 		has "$LOG" "ending before $DIR/store is on disk"
 		missing pid
 		kill -KILL "${PIDS[@]: -2}"

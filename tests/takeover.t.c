@@ -1741,6 +1741,27 @@ static void fewer_descriptors_than_before(void **state)
 	}
 }
 
+/* What the log is written to gives way to a node's socket, where there is no higher number. */
+static void a_log_that_is_in_the_way(void **state)
+{
+	const struct client_options none = {.vectors = 0, .keep = true};
+	const char *const *args = SERVER_ARGS("-f", "memory", "-n", "0");
+
+	(void)state;
+	server.unprivileged = true;
+	server.descriptors = (struct rlimit){400, 400};
+	server.piped = true;
+	server_up(args);
+	for (int i = 0; i < 60; i++)
+		somebody_joins(0, none);
+	everybody_agrees();
+	store_settles(OWN);
+	server_kill();
+	successor_up(args, count);
+	everybody_agrees();
+	all_end();
+}
+
 /* The supervisor throws away what does not fit, which the server cannot know. */
 static void a_store_that_is_full(void **state)
 {
@@ -2051,6 +2072,7 @@ int main(void)
 		takeover_test(few_descriptors),
 		takeover_test(few_are_left_of_many),
 		takeover_test(fewer_descriptors_than_before),
+		takeover_test(a_log_that_is_in_the_way),
 		takeover_test(a_store_that_is_full),
 		takeover_test(a_store_in_part),
 		takeover_test(a_supervisor_that_has_gone),

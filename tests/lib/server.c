@@ -66,6 +66,24 @@ static bool folder_make(struct server *s)
 	return true;
 }
 
+/* Has what goes into the descriptor returned written to the log by a process of its own; or -1. */
+static int log_pipe(const struct server *s, int log)
+{
+	int ends[2];
+	pid_t reader;
+
+	if (pipe2(ends, O_CLOEXEC) < 0 || fchown(ends[1], s->user, (gid_t)-1) < 0)
+		return -1;
+	reader = fork();
+	if (reader == 0) {
+		if (dup2(ends[0], STDIN_FILENO) >= 0 && dup2(log, STDOUT_FILENO) >= 0)
+			execlp("cat", "cat", NULL);
+		_exit(127);
+	}
+	close(ends[0]);
+	return reader < 0 ? -1 : ends[1];
+}
+
 /*
  * Becomes the server, in the child. Returns only where something failed, with errno. The test may
  * have threads: nothing here takes a lock.
@@ -78,6 +96,8 @@ static void server_exec(const struct server *s, const char *path, char *const *a
 	int program = open(path, O_RDONLY | O_CLOEXEC);
 	pid_t parent = getppid();
 
+	if (log >= 0 && s->piped)
+		log = log_pipe(s, log);
 	if (log < 0 || program < 0 || dup2(log, STDOUT_FILENO) < 0 || dup2(log, STDERR_FILENO) < 0)
 		return;
 	/* Out of the way of those that are given. */

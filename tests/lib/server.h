@@ -27,6 +27,7 @@ struct server {
 	bool unprivileged;             /* if the test is root, runs as a user that nobody else is */
 	struct supervisor *supervisor; /* it runs under this one, and gets what that has stored */
 	unsigned int alarm_us;         /* so long after its start a signal kills it; 0: never */
+	bool piped;                    /* its log goes through a pipe, which it may open again */
 	bool held;                     /* stops before its first instruction, until SIGCONT */
 
 	uid_t user;      /* that it runs as */
