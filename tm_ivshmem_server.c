@@ -3616,7 +3616,7 @@ static bool ledger_replace(struct server *s, struct passed *in, const struct led
 		if (!l->socket_ino && l->listener >= 0) /* it was removed at the end */
 			l->socket_ino = SOCKET_NOWHERE;
 		l->group = old->group;
-		l->flush_due = true; /* what nodes have written that left, or do so now */
+		flush_again(s); /* what nodes have written that left, or do so now */
 	} else if (l->listener >= 0) {
 		listener_identify(s);
 	}
