@@ -3644,6 +3644,7 @@ struct passed {
 	size_t count;
 	struct parcel *parcels;
 	const struct parcel *ungreeted; /* that of a client still to be welcomed, or NULL */
+	int waiting;                    /* his socket, for a start to welcome him */
 	bool regained;                  /* the object was not passed, and has been opened again */
 	bool nodes;                     /* somebody is there still */
 	bool fits;                      /* and is taken over, since our options are his */
@@ -3723,7 +3724,7 @@ static bool passed_sort(struct passed *in, unsigned int count)
 	char *names = getenv("LISTEN_FDNAMES"), *name;
 	bool fine = true;
 
-	*in = (struct passed){.own = {-1, -1, -1, -1}, .listener = -1};
+	*in = (struct passed){.own = {-1, -1, -1, -1}, .listener = -1, .waiting = -1};
 	in->parcels = calloc(count + 1, sizeof(in->parcels[0]));
 	if (!in->parcels)
 		return fail("cannot take over %u descriptors", count);
@@ -3909,7 +3910,7 @@ static bool peer_departed(const struct ledger *l, uint64_t serial)
 	return d < l->departures;
 }
 
-/* Whether whoever has a parcel is there still; if that cannot be seen, he counts. */
+/* Whether the peer that a parcel is of is there still; if that cannot be seen, it counts. */
 static bool parcel_lives(const struct server *s, const struct parcel *parcel)
 {
 	int sock = -1;
@@ -3984,7 +3985,7 @@ static void parcel_join(struct server *s, const struct parcel *parcel)
 		peer_let_go(s, fd, strerror(errno));
 }
 
-/* Finds out whose the parcels are. Whether somebody is there still decides what there is to do. */
+/* Finds out whose the parcels are, and whether any of these peers is there still. */
 static void parcels_find(const struct server *s, struct passed *in)
 {
 	const struct ledger *l = s->ledger;
@@ -3997,8 +3998,7 @@ static void parcels_find(const struct server *s, struct passed *in)
 		if (parcel->sock < 0 && parcel->serial == l->joins &&
 		    !peer_departed(l, parcel->serial))
 			in->ungreeted = parcel;
-		in->nodes = in->nodes || ((parcel->sock >= 0 || parcel == in->ungreeted) &&
-					  parcel_lives(s, parcel));
+		in->nodes = in->nodes || (parcel->sock >= 0 && parcel_lives(s, parcel));
 	}
 }
 
@@ -4185,6 +4185,8 @@ static bool ledger_replace(struct server *s, struct passed *in, const struct led
 {
 	struct ledger *l;
 
+	if (in->ungreeted && !parcel_open(s, in->ungreeted->fd, &in->waiting, NULL))
+		fail("cannot welcome a client that had connected to the server before");
 	if (!ledger_create(s))
 		return false;
 	in->old = old;
@@ -4208,7 +4210,7 @@ static bool ledger_replace(struct server *s, struct passed *in, const struct led
 		if (!l->socket_ino && l->listener >= 0) /* it was removed at the end */
 			l->socket_ino = SOCKET_NOWHERE;
 		l->group = old->group;
-		l->flush_due = true; /* what nodes have written that left, or do so now */
+		flush_again(s); /* what nodes have written that left, or do so now */
 	} else if (l->listener >= 0) {
 		listener_identify(s);
 	}
@@ -4264,7 +4266,7 @@ static bool server_inherit(struct server *s, struct passed *in)
 			return false;
 		ledger_adopt(s, in);
 		peers_inherit(s, in);
-		in->fits = s->count > 0 || in->ungreeted; /* somebody could be */
+		in->fits = s->count > 0; /* some of them could be taken over */
 	}
 	if (!in->fits && !ledger_replace(s, in, old))
 		return false;
@@ -4633,6 +4635,8 @@ static bool server_begin(struct server *s, const struct passed *in)
 		return false;
 	if (!in->fits)
 		nodes_let_go(in);
+	if (in->waiting >= 0)
+		client_welcome(s, descriptor_lower(in->waiting));
 	server_announce(s);
 	if (in->fits)
 		say("took over %zu nodes from a server that had ended, version " VERSION, count);

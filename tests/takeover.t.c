@@ -1503,10 +1503,11 @@ static void what_is_dropped_is_not_forgotten(void **state)
 			close(ends[0]);
 			close(ends[1]);
 		}
+		assert_true(
+			supervisor_wait(supervisor, "node-*", round ? many + 1 : many, PATIENCE));
 		if (round == 0)
 			ledger_spoil();
 		server_kill();
-		assert_int_equal(supervisor_count(supervisor, "node-*"), round ? many + 1 : many);
 		supervisor_pause(supervisor);
 		server_up(args[round]);
 		supervisor_resume(supervisor);
@@ -1673,6 +1674,7 @@ static void crowd_thins(const char *const *args, struct client_options options, 
 	memset(&clients[stay], 0, (count - stay) * sizeof(clients[0]));
 	count = stay;
 	drive(0, client_agrees, NULL);
+	unstored_wait(0);
 	store_settles(OWN);
 }
 
