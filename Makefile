@@ -6,7 +6,7 @@
 #   make check       run all tests; REQUIRE_ALL=1: a test that is skipped has failed
 #   make faults      let every system call fail in every likely way, and print what came of it
 #   make soak        100,000 joins and leaves, all IDs used up, a thousand nodes, 250 x 64 vectors
-#   make lint        static analysis of everything
+#   make lint        static analysis of everything, and builds for arm64 and riscv64
 #   make coverage    run all tests and show what of the server they do not execute
 #   make bench       what a message costs; CASES='200x4:once ...', PEER='another server' (--help)
 #   make releases    try what README.md says first on bare systems of RELEASES='bookworm trixie forky'
