@@ -2089,9 +2089,9 @@ static bool socket_is_ours(int held)
 
 /*
  * Lets the group connect, to our own socket alone: whoever may write to its folder can have put
- * something else there.
+ * something else there. *foreign: so it is.
  */
-static bool socket_admit(const struct server *s, int held)
+static bool socket_admit(const struct server *s, int held, bool *foreign)
 {
 	const char *path = s->opt.socket;
 
@@ -2101,7 +2101,8 @@ static bool socket_admit(const struct server *s, int held)
 		return group_admit(s, held, path);
 	if (errno == ENOENT)
 		return group_leave_out(s, path);
-	if (errno != ECONNREFUSED && errno != EPROTOTYPE)
+	*foreign = errno == ECONNREFUSED || errno == EPROTOTYPE;
+	if (!*foreign)
 		return fail("cannot find out whether %s is ours", path);
 	return complain("%s was replaced while it was being made: choose a folder that only uid %u "
 			"may write to",
@@ -2116,7 +2117,7 @@ static bool socket_bind(struct server *s, int listener)
 	mode_t mask = umask(0177);
 	int error = bind(listener, (struct sockaddr *)&address, sizeof(address)), held;
 	struct stat st;
-	bool known, done;
+	bool known, done, foreign = false;
 
 	umask(mask);
 	if (error < 0)
@@ -2125,13 +2126,13 @@ static bool socket_bind(struct server *s, int listener)
 	known = held >= 0 ? fstat(held, &st) == 0 : lstat(path, &st) == 0;
 	done = ((held >= 0 && known) || fail("cannot examine %s", path)) &&
 	       (listen(listener, SOMAXCONN) == 0 || fail("cannot listen on %s", path)) &&
-	       socket_admit(s, held);
+	       socket_admit(s, held, &foreign);
 	if (held >= 0)
 		close(held);
 	if (done) {
 		s->ledger->socket_dev = st.st_dev;
 		s->ledger->socket_ino = st.st_ino;
-	} else if (known && S_ISSOCK(st.st_mode)) {
+	} else if (known && !foreign) {
 		path_remove(path, st.st_dev, st.st_ino);
 	}
 	return done;
@@ -4117,25 +4118,27 @@ static void server_end(struct server *s, bool keep)
 }
 
 /*
- * Whether the limit of descriptors leaves room for nodes; says how many if they are few. Of more
- * than select can look at we are sure without counting those that are open.
+ * Whether the limit of descriptors leaves room for nodes; says how many if they are few. What is
+ * open is counted only where the limit is so low that it matters; to come are the socket and what
+ * watches it, to go is the pipe to the parent.
  */
 static bool nodes_fit(const struct server *s)
 {
 	struct pollfd all[FD_SETSIZE];
 	struct rlimit limit;
-	rlim_t each = 1 + s->opt.vectors, used = 0, nodes;
+	rlim_t each = 1 + s->opt.vectors, used = s->parent < 0 ? 2 : 1, nodes, n;
 
 	if (s->count > 0 || getrlimit(RLIMIT_NOFILE, &limit) < 0 ||
 	    limit.rlim_cur >= FD_SETSIZE + NODES_FEW * each)
 		return true;
-	for (int fd = 0; fd < FD_SETSIZE; fd++)
-		all[fd] = (struct pollfd){.fd = fd};
-	if (poll(all, limit.rlim_cur < FD_SETSIZE ? limit.rlim_cur : FD_SETSIZE, 0) < 0)
+	n = limit.rlim_cur < FD_SETSIZE ? limit.rlim_cur : FD_SETSIZE;
+	for (rlim_t fd = 0; fd < n; fd++)
+		all[fd] = (struct pollfd){.fd = (int)fd};
+	if (poll(all, n, 0) < 0)
 		return true;
-	for (int fd = 0; fd < FD_SETSIZE && (rlim_t)fd < limit.rlim_cur; fd++)
+	for (rlim_t fd = 0; fd < n; fd++)
 		used += !(all[fd].revents & POLLNVAL);
-	nodes = (limit.rlim_cur - used) / each;
+	nodes = used < limit.rlim_cur ? (limit.rlim_cur - used) / each : 0;
 	if (nodes == 0)
 		return complain("no node fits: it takes %ju descriptor%s, and of the %ju that the "
 				"limit allows the server itself needs %ju; raise it with ulimit -n "
@@ -4158,9 +4161,9 @@ static bool server_begin(struct server *s, const struct passed *in)
 
 	if (!group_find(s) || !signals_open(s) || !background_begin(s) ||
 	    !(pidfile_claim(s) || pidfile_forgo(s)) ||
-	    !(in->fits ? store_inherit(s) : store_open(s)) ||
-	    !socket_open(s, in->listener, group) || !nodes_fit(s) ||
-	    !(pidfile_write(s) || pidfile_forgo(s)) || !(in->fits || store_settle(s)))
+	    !(in->fits ? store_inherit(s) : store_open(s)) || !nodes_fit(s) ||
+	    !socket_open(s, in->listener, group) || !(pidfile_write(s) || pidfile_forgo(s)) ||
+	    !(in->fits || store_settle(s)))
 		return false;
 	stale_leave(s, true);
 	if (!background_enter(s))

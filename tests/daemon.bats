@@ -597,15 +597,16 @@ flushed() { # NUMBER
 	as_nobody_with() { # LIMIT
 		WRAP=(setpriv "--reuid=$NOBODY" "--regid=$NOBODY" --clear-groups prlimit "--nofile=$1:$1")
 	}
-	as_nobody_with 11
-	refused 'ulimit -n' -- -A
-	as_nobody_with 12
-	refused 'no node fits: it takes 2 descriptors, and of the 12 that the limit allows' LimitNOFILE= -- -A
+	for few in 11 12; do
+		as_nobody_with "$few"
+		refused "no node fits: it takes 2 descriptors, and of the $few that the limit allows" \
+			'the server itself needs 11' LimitNOFILE= -- -A
+	done
 	as_nobody_with 100
 	refused 'no node fits: it takes 101 descriptors' -- -A -n 100
 	refused 'no node fits' -- -d -i pid -A -n 100
 	# As many as it says fit, and not one more.
-	for few in 15 20; do
+	for few in 13 15 20; do
 		as_nobody_with "$few"
 		start -A
 		few=$(sed -n 's/.*warning: only \([0-9]*\) nodes\? of 1 vector will fit.*/\1/p' "$LOG")

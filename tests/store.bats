@@ -563,7 +563,7 @@ other_memory() { # [AVAILABLE KB, SWAP KB]
 	printf '1:cpu:/elsewhere\n0::/outer/inner\n' >"$WORK/cgroup"
 	WRAP=(unshare -m sh -c 'work=$0
 		[ ! -e "$work/meminfo" ] || mount --bind "$work/meminfo" /proc/meminfo || exit 3
-		mount --bind "$work/cgroup" /proc/self/cgroup || exit 3
+		mount --bind "$work/cgroup" /proc/$$/cgroup || exit 3
 		mount --bind "$work/cgroups" /sys/fs/cgroup || exit 3
 		exec "$@"' "$WORK")
 	mkdir -p "$WORK/cgroups/outer/inner"
@@ -807,11 +807,10 @@ fails_late() { # CALL COMMAND -- ARGUMENT...
 	make_file store 1M
 	echo 1 >pid
 	for kind in store pid; do
-		locked_by $kind flock $kind sleep 1000
-		refused "$DIR/$kind is locked by another program, process $PID (flock)" -- -f store -i pid
+		locked_by $kind flock -F $kind sleep 1000
+		refused "$DIR/$kind is locked by another program, process $PID (sleep)" -- -f store -i pid
 		hasnt "$WORK/err" 'another server'
 		kill "$PID"
-		pkill -P "$PID"
 		wait "$PID" || true
 		eventually flock -n $kind true
 	done

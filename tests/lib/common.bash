@@ -36,6 +36,7 @@ setup() {
 
 teardown() {
 	local pid mount status=0
+	[ -n "${WORK-}" ] || return 0 # setup failed, and everything below would be ours
 	if [ -z "${BATS_TEST_COMPLETED-}" ] && [ -s "$LOG" ]; then
 		echo "the server's log:"
 		tail -n 30 "$LOG"
