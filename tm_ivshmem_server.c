@@ -1240,7 +1240,8 @@ static bool pidfile_put(const struct server *s, const char *line, const char *ov
 	size_t n = strlen(line), all = strlen(over) > n ? strlen(over) : n;
 
 	memset(text, '\n', all);
-	memcpy(text, line, n);
+	for (size_t i = 0; i < n; i++)
+		text[i] = line[i];
 	return (n == 0 || pwrite(s->ledger->pidfile, text, all, 0) == (ssize_t)all) &&
 	       (all == n || ftruncate(s->ledger->pidfile, (off_t)n) == 0);
 }

@@ -385,6 +385,7 @@ setup_more() {
 
 @test "what the log says to connect a node with is one word for a shell, whatever the path" {
 	local path said
+	# shellcheck disable=SC2016 # that nobody executes it, is what is tested
 	for path in "it's; touch x" "''" "a b" 'a$(touch x)`touch x`"' 'a\b!' '~' 'x^y=z' plain; do
 		start -s "$SHM" -p "$DIR/$path"
 		said=$(sed -n 's/.*connect a node: //p' "$LOG")
