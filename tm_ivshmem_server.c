@@ -64,6 +64,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syslog.h>
+#include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
@@ -91,6 +92,8 @@
 #define REFUSED          (-1) /* a version that makes every QEMU exit with an error */
 #define MEMORY           (-1) /* the value beside the descriptor of the shared memory */
 
+#define NODES_FEW 16 /* a server for fewer is warned of */
+
 /* How the loop is paced. */
 #define ACCEPTS_PER_ROUND 64
 #define SEND_RETRY_MS     20  /* until a send is tried again that the kernel had no room for */
@@ -99,6 +102,7 @@
 	500                   /* until a socket is made again that somebody removed: not at once, \
 				 who removes a folder is to get through */
 #define SOCKET_RETRY_MS 1000  /* and until that is tried again */
+#define SOCKET_LOOK_MS  20000 /* between looks at it: not all that can be done to it is told */
 #define STORE_RETRY_MS  1000  /* until a supervisor is told again that could not be */
 #define FLUSH_RETRY_MS  1000  /* and a flush that was not made */
 #define TRIAL_MS        10000 /* that a program gets to say that it can take over */
@@ -161,7 +165,7 @@ enum timer {
 	TIMER_SEND,   /* send again to starved peers */
 	TIMER_SYNC,   /* flush the object, for -y */
 	TIMER_FLUSH,  /* flush it again, where that came to nothing */
-	TIMER_SOCKET, /* look again whether our socket stands there */
+	TIMER_SOCKET, /* look again whether our socket stands there: always running */
 	TIMER_TRIAL,  /* give up a program that does not say whether it can take over */
 	TIMER_STORE,  /* tell the supervisor what it had no room for */
 	TIMERS,
@@ -234,9 +238,12 @@ struct server {
 	struct options opt;
 	struct ledger *ledger;
 	int ledger_fd;
-	bool object_created;   /* by this start */
-	uint64_t object_found; /* bytes that the object had before this start */
-	bool pidfile_created;  /* by this start */
+	bool object_created;    /* by this start */
+	uint64_t object_found;  /* bytes that the object had before this start */
+	bool pidfile_created;   /* by this start */
+	char pidfile_found[32]; /* what stood in the pidfile before */
+	bool pidfile_written;   /* and may no longer stand there */
+	char *stale; /* where the stale socket is that this start has found; NULL: none */
 	char **argv;
 	const char *program; /* absolute path of what HUP executes */
 	int parent;          /* the pipe to a parent that waits until we are ready; else -1 */
@@ -244,7 +251,10 @@ struct server {
 		      background */
 	int spare; /* the same: given up where no descriptor is left, to refuse a client or to
 		      restart; both may be -1 */
-	bool socket_lost; /* somebody removed our socket, and the log says so */
+	bool socket_lost;    /* somebody removed our socket, and the log says so */
+	bool socket_doubted; /* somebody has done something to it: it is looked at at the next timer
+			      */
+	int32_t looker; /* the child that looks whether it is still reached by its path; 0: none */
 	struct supervisor supervisor;
 	int32_t trial;              /* the child that tries the program on disk; 0: none */
 	int64_t stop_at;            /* when to end at the latest; 0: not ending */
@@ -618,7 +628,7 @@ struct text {
 /* A size, as -m takes it: in the largest unit of which it is a multiple. */
 static struct text size_text(uint64_t bytes)
 {
-	static const char *const units[] = {" bytes", "K", "M", "G", "T"};
+	const char *const units[] = {bytes == 1 ? " byte" : " bytes", "K", "M", "G", "T"};
 	struct text out;
 	int unit = 0;
 
@@ -629,6 +639,7 @@ static struct text size_text(uint64_t bytes)
 }
 
 #define SIZE(bytes) (size_text(bytes).text)
+#define S(number)   ((number) == 1 ? "" : "s") /* behind what is counted */
 
 /*
  * Options
@@ -1448,11 +1459,53 @@ static bool file_stands_at(int fd, const char *path)
 	return ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino;
 }
 
+/*
+ * Removes what stands at a path if it is this very file; if not, errno is ENOENT, or says why
+ * nobody knows. It looks and removes in one folder, wherever the path may lead in between; where no
+ * descriptor is left for that, by the path.
+ */
+static bool path_remove(const char *path, uint64_t dev, uint64_t ino)
+{
+	const char *name = strrchr(path, '/') + 1;
+	char *copy = strndup(path, (size_t)(name - path));
+	int folder = copy ? open(copy, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+	int at = folder < 0 ? AT_FDCWD : folder, error;
+	struct stat st;
+
+	if (folder < 0)
+		name = path;
+	errno = 0;
+	if (fstatat(at, name, &st, AT_SYMLINK_NOFOLLOW) == 0) {
+		if (st.st_dev != dev || st.st_ino != ino)
+			errno = ENOENT;
+		else if (unlinkat(at, name, 0) == 0)
+			errno = 0;
+	}
+	error = errno;
+	free(copy);
+	if (folder >= 0)
+		close(folder);
+	errno = error;
+	return error == 0;
+}
+
 /* Removes the path of a file of ours, if that still stands there. */
 static void file_remove(int fd, const char *path)
 {
-	if (file_stands_at(fd, path) ? unlink(path) < 0 : errno != ENOENT)
+	struct stat st;
+
+	if (fstat(fd, &st) < 0 || (!path_remove(path, st.st_dev, st.st_ino) && errno != ENOENT))
 		fail("cannot remove %s", path);
+}
+
+/* The path by which the file that a descriptor holds is reached, and no other, whatever has become
+ * of its own path. */
+static struct text descriptor_path(int fd)
+{
+	struct text path;
+
+	snprintf(path.text, sizeof(path.text), "/proc/self/fd/%d", fd);
+	return path;
 }
 
 /* Says what cannot be done with a path and, where that is for want of permission, what helps. */
@@ -1514,7 +1567,7 @@ static bool file_claim(struct server *s, const char *path, int flags, mode_t mod
 	} else {
 		fail("cannot lock %s", path);
 		if (*created)
-			unlink(path);
+			file_remove(*fd, path);
 	}
 	*created = false;
 	return false;
@@ -1527,87 +1580,186 @@ static bool group_unassignable(int error)
 	       error == ENOSYS || error == EOPNOTSUPP;
 }
 
+/* Leaves the group out where what we have made cannot be reached but by its path, at which somebody
+ * may have put something else. Returns whether that will do. */
+static bool group_leave_out(const struct server *s, const char *path)
+{
+	complain("%s is for uid %u alone: without /proc no group can be let in safely; mount that",
+		 path, geteuid());
+	return !s->opt.group;
+}
+
 /*
- * Lets the group in: to the file fd or, if that is -1, the socket at the path. Until then only the
- * server's own user can open it. The default group is left out where we may not assign it.
+ * Lets the group in: to the file that a descriptor holds, wherever its path leads by now. Until
+ * then only the server's own user can open it. The default group is left out where we may not
+ * assign it.
  */
 static bool group_admit(const struct server *s, int fd, const char *path)
 {
-	static const char acl[] = "system.posix_acl_access";
+	struct text held = descriptor_path(fd);
 	gid_t group = s->ledger->group;
 
 	if (group == NOBODY)
 		return true;
 	/* What a default ACL of the folder says of others would come true with the mode. */
-	if ((fd < 0 ? lremovexattr(path, acl) : fremovexattr(fd, acl)) < 0 && errno != ENODATA &&
+	if (removexattr(held.text, "system.posix_acl_access") < 0 && errno != ENODATA &&
 	    errno != EOPNOTSUPP)
-		return fail("cannot keep an ACL of the folder away from %s", path);
-	if ((fd < 0 ? lchown(path, -1, group) : fchown(fd, -1, group)) < 0)
+		return errno == ENOENT
+			       ? group_leave_out(s, path)
+			       : fail("cannot keep an ACL of the folder away from %s", path);
+	if (chown(held.text, -1, group) < 0)
 		return (!s->opt.group && group_unassignable(errno)) ||
 		       fail("cannot give %s to group %u, of which the server must be a member",
 			    path, group);
-	if ((fd < 0 ? chmod(path, 0660) : fchmod(fd, 0660)) < 0)
+	if (chmod(held.text, 0660) < 0)
 		return fail("cannot give %s mode 0660", path);
 	return true;
 }
 
-/* Who has locked a file: ", process N", or nothing where we may not know. */
-static struct text file_holder(int fd)
+/*
+ * The process that has locked a file with flock, from the kernel's table; 0 where that does not
+ * say it.
+ */
+static int flock_holder(int fd)
+{
+	FILE *table = fopen("/proc/locks", "re");
+	unsigned int major, minor;
+	unsigned long inode;
+	struct stat st;
+	char line[128];
+	int pid, found = 0;
+
+	while (table && fstat(fd, &st) == 0 && !found && fgets(line, sizeof(line), table))
+		if (sscanf(line, "%*d: FLOCK %*s %*s %d %x:%x:%lu", &pid, &major, &minor, &inode) ==
+			    4 &&
+		    major == major(st.st_dev) && minor == minor(st.st_dev) && inode == st.st_ino)
+			found = pid;
+	if (table)
+		fclose(table);
+	return found > 0 ? found : 0;
+}
+
+/* What a process is called; empty where nobody knows. */
+static struct text process_name(int pid)
+{
+	struct text path, name = {""};
+	ssize_t n = -1;
+	int fd;
+
+	snprintf(path.text, sizeof(path.text), "/proc/%d/comm", pid);
+	fd = open(path.text, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0) {
+		n = read(fd, name.text, 32);
+		close(fd);
+	}
+	name.text[n > 0 ? n - 1 : 0] = '\0'; /* without the newline */
+	return name;
+}
+
+/*
+ * By whom a file is locked, where it is not by us: "served by another server, process N", with the
+ * word that is given; "locked by another program, process N (name)"; or less, as far as we may know
+ * it. Servers take both kinds of lock, one after the other.
+ */
+static struct text file_holder(int fd, const char *held)
 {
 	struct flock lock = {.l_type = F_WRLCK};
-	struct text who = {""};
+	bool posix = fcntl(fd, F_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+	int pid = posix && lock.l_pid > 0 ? lock.l_pid : flock_holder(fd);
+	struct text name = process_name(pid), who;
+	bool server = !*name.text ? posix
+				  : !strncmp(name.text, "tm_ivshmem_server", 15) ||
+					    !strcmp(name.text, QEMU_NAME) ||
+					    !strcmp(name.text, process_name(getpid()).text);
+	int n = snprintf(who.text, sizeof(who.text), "%s by another %s", server ? held : "locked",
+			 server ? "server" : "program");
 
-	if (fcntl(fd, F_GETLK, &lock) == 0 && lock.l_type != F_UNLCK && lock.l_pid > 0)
-		snprintf(who.text, sizeof(who.text), ", process %d", (int)lock.l_pid);
+	if (server && pid > 0)
+		snprintf(who.text + n, sizeof(who.text) - (size_t)n, ", process %d", pid);
+	else if (*name.text)
+		snprintf(who.text + n, sizeof(who.text) - (size_t)n, ", process %d (%.20s)", pid,
+			 name.text);
 	return who;
 }
 
 static void pidfile_taken(struct server *s, const char *path, int fd)
 {
 	(void)s;
-	complain("pidfile %s is held by another server%s: stop that one, or choose another path "
-		 "with -%c",
-		 path, file_holder(fd).text, typed('i'));
+	complain("pidfile %s is %s: stop that one, or choose another path with -%c", path,
+		 file_holder(fd, "held").text, typed('i'));
 }
 
 /* Opens and locks the pidfile; a file that holds anything but a number is left alone. */
 static bool pidfile_claim(struct server *s)
 {
 	const char *path = s->opt.pidfile;
-	char text[32] = "";
-	ssize_t n;
+	char *text = s->pidfile_found;
+	ssize_t n, digits;
 
 	if (!path)
 		return true;
 	if (!file_claim(s, path, O_NOFOLLOW, 0644, &s->ledger->pidfile, &s->pidfile_created,
 			pidfile_taken))
 		return false;
-	n = pread(s->ledger->pidfile, text, sizeof(text) - 1, 0);
+	n = pread(s->ledger->pidfile, text, sizeof(s->pidfile_found) - 1, 0);
 	if (n < 0)
 		return fail("cannot read %s", path);
-	if (n > 0 && (strspn(text, "0123456789") != (size_t)n - 1 || n == 1 || text[n - 1] != '\n'))
+	/* More than one end of line is what a server left that died while it wrote (pidfile_put).
+	 */
+	digits = (ssize_t)strspn(text, "0123456789");
+	if (n > 0 &&
+	    (digits == 0 || digits == n || digits + (ssize_t)strspn(text + digits, "\n") != n ||
+	     n == sizeof(s->pidfile_found) - 1))
 		return complain("%s exists and is not a pidfile: choose another path with -%c",
 				path, typed('i'));
 	return true;
 }
 
-static bool pidfile_write(struct server *s)
+/*
+ * Puts a line, or nothing, into the pidfile, over another: in one write, and cut only behind it.
+ * So what stood there stays where there is no room, and at no moment half of it follows ours.
+ */
+static bool pidfile_put(const struct server *s, const char *line, const char *over)
 {
-	int fd = s->ledger->pidfile;
-	char number[16];
-	int n = snprintf(number, sizeof(number), "%d\n", (int)getpid());
+	char text[sizeof(s->pidfile_found)];
+	size_t n = strlen(line), all = strlen(over) > n ? strlen(over) : n;
 
-	/* Emptied first: half of an old number must not follow ours. */
-	if (fd >= 0 && (ftruncate(fd, 0) < 0 || pwrite(fd, number, (size_t)n, 0) != n))
-		return fail("cannot write pidfile %s", s->opt.pidfile);
-	return true;
+	memset(text, '\n', all);
+	for (size_t i = 0; i < n; i++)
+		text[i] = line[i];
+	return (n == 0 || pwrite(s->ledger->pidfile, text, all, 0) == (ssize_t)all) &&
+	       (all == n || ftruncate(s->ledger->pidfile, (off_t)n) == 0);
 }
 
-/* Removes the pidfile, but for one that a start that fails has found. */
+/* Our process ID, as it stands in the pidfile. */
+static struct text pidfile_line(void)
+{
+	struct text line;
+
+	snprintf(line.text, sizeof(line.text), "%d\n", (int)getpid());
+	return line;
+}
+
+static bool pidfile_write(struct server *s)
+{
+	if (s->ledger->pidfile < 0)
+		return true;
+	s->pidfile_written = true;
+	return pidfile_put(s, pidfile_line().text, s->pidfile_found) ||
+	       fail("cannot write pidfile %s", s->opt.pidfile);
+}
+
+/* Removes the pidfile; one that a start that fails has found is left as it was. */
 static void pidfile_remove(const struct server *s, bool keep)
 {
-	if (s->ledger->pidfile >= 0 && (keep || s->pidfile_created))
-		file_remove(s->ledger->pidfile, s->opt.pidfile);
+	int fd = s->ledger->pidfile;
+
+	if (fd < 0)
+		return;
+	if (keep || s->pidfile_created)
+		file_remove(fd, s->opt.pidfile);
+	else if (s->pidfile_written && !pidfile_put(s, s->pidfile_found, pidfile_line().text))
+		fail("cannot give pidfile %s back what stood in it", s->opt.pidfile);
 }
 
 /* Goes on without a pidfile that failed, if nobody has asked for it. */
@@ -1650,9 +1802,8 @@ static void store_taken(struct server *s, const char *path, int fd)
 	if (file_stands_at(s->ledger->pidfile, path))
 		complain("%s is the pidfile, too: choose another path with -%c", path, typed('i'));
 	else
-		complain("%s is served by another server%s: stop that one, or choose another "
-			 "object with %s",
-			 path, file_holder(fd).text, as_qemu() ? "-M or -m" : "-f or -s");
+		complain("%s is %s: stop that one, or choose another object with %s", path,
+			 file_holder(fd, "served").text, as_qemu() ? "-M or -m" : "-f or -s");
 }
 
 /*
@@ -1691,12 +1842,13 @@ static bool store_claim(struct server *s, struct examination *e)
 static int unnamed_open(const char *folder)
 {
 	int fd = open(folder, O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+	struct stat st;
 	char *path;
 
 	if (fd >= 0 || errno != EOPNOTSUPP || asprintf(&path, "%s/ivshmem.XXXXXX", folder) < 0)
 		return fd;
 	fd = mkostemp(path, O_CLOEXEC);
-	if (fd >= 0 && unlink(path) < 0) {
+	if (fd >= 0 && (fstat(fd, &st) < 0 || !path_remove(path, st.st_dev, st.st_ino))) {
 		close(fd);
 		fd = -1;
 	}
@@ -1748,19 +1900,29 @@ static void store_warn_foreign(const struct server *s, const struct examination 
 		    s->opt.object, st->st_uid, st->st_gid, st->st_mode & 07777, geteuid());
 }
 
+/*
+ * Whether nobody has ever written to the object, as far as its file system can tell: one that knows
+ * no holes takes all for data.
+ */
+static bool store_is_blank(const struct server *s)
+{
+	return lseek(s->ledger->lock, 0, SEEK_DATA) < 0 && errno == ENXIO;
+}
+
 /* Decides which size is served: that of the object, or the one that it is to get. */
 static bool store_size_choose(struct server *s)
 {
 	const struct options *o = &s->opt;
 	const char *name = o->object;
 	uint64_t found = s->object_found, wanted = found;
+	bool grows = o->sized && !o->truncate && found && o->size > found;
 	char *why;
 
 	if (found == 0) {
 		wanted = o->sized ? o->size : DEFAULT_SIZE;
-	} else if (o->truncate || (o->grow && o->size > found)) {
+	} else if (o->truncate || (grows && (o->grow || store_is_blank(s)))) {
 		wanted = o->size;
-	} else if (o->sized && o->size > found) {
+	} else if (grows) {
 		return complain("%s has %s, less than -m %s: leave out -m to serve it as it is, or "
 				"add -t to enlarge it",
 				name, SIZE(found), SIZE(o->size));
@@ -1770,9 +1932,9 @@ static bool store_size_choose(struct server *s)
 		if (o->sized && wanted > o->size)
 			say("%s has %s, more than -%c %s: all of it is served", name, SIZE(found),
 			    typed('m'), SIZE(o->size));
-		if (o->grow && found && wanted > found)
-			say("%s has %s, less than -%c %s: it is enlarged", name, SIZE(found),
-			    typed('m'), SIZE(wanted));
+		if (grows)
+			say("%s has %s, less than -%c %s%s: it is enlarged", name, SIZE(found),
+			    typed('m'), SIZE(wanted), o->grow ? "" : ", and nothing in it");
 		return true;
 	}
 	complain("cannot serve %s, which has %s: %s (%s-t with -m resizes it)", name, SIZE(found),
@@ -1806,6 +1968,128 @@ static bool signals_pending(void)
 
 	return sigpending(&set) == 0 && (sigismember(&set, SIGTERM) || sigismember(&set, SIGINT) ||
 					 sigismember(&set, SIGQUIT) || sigismember(&set, SIGUSR2));
+}
+
+/* The number behind a word at the start of a line, in a file such as /proc/meminfo; UINT64_MAX:
+ * there is none. */
+static uint64_t file_number(const char *folder, const char *name, const char *word)
+{
+	uint64_t number = UINT64_MAX;
+	char path[PATH_MAX], line[128];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/%s", folder, name);
+	f = fopen(path, "re");
+	while (f && number == UINT64_MAX && fgets(line, sizeof(line), f))
+		if (!strncmp(line, word, strlen(word)))
+			digits_parse(line + strlen(word) + strspn(line + strlen(word), " "),
+				     &number, &(char *){NULL});
+	if (f)
+		fclose(f);
+	return number;
+}
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* What is left up to the limit that a cgroup has in a file; UINT64_MAX: it has none. */
+static uint64_t limit_left(const char *cgroup, const char *limit, const char *usage)
+{
+	uint64_t most = file_number(cgroup, limit, ""), used = file_number(cgroup, usage, "");
+
+	if (most == UINT64_MAX || used == UINT64_MAX)
+		return UINT64_MAX;
+	return most > used ? most - used : 0;
+}
+
+/*
+ * Bytes that a cgroup of version 1 or 2 lets us have: what is free in it, or cached, or can be
+ * swapped. UINT64_MAX: it has no limit.
+ */
+static uint64_t cgroup_left(const char *cgroup, uint64_t swap)
+{
+	uint64_t left = least(limit_left(cgroup, "memory.max", "memory.current"),
+			      limit_left(cgroup, "memory.high", "memory.current"));
+	uint64_t both =
+		limit_left(cgroup, "memory.memsw.limit_in_bytes", "memory.memsw.usage_in_bytes");
+	uint64_t cached = 0, bytes;
+
+	left = least(left, limit_left(cgroup, "memory.limit_in_bytes", "memory.usage_in_bytes"));
+	if (left == UINT64_MAX)
+		return left;
+	for (int i = 0; i < 2; i++) {
+		static const char *const words[][2] = {{"total_inactive_file ", "inactive_file "},
+						       {"total_active_file ", "active_file "}};
+
+		bytes = file_number(cgroup, "memory.stat", words[i][0]);
+		if (bytes == UINT64_MAX)
+			bytes = file_number(cgroup, "memory.stat", words[i][1]);
+		cached += bytes == UINT64_MAX ? 0 : bytes;
+	}
+	swap = least(swap, limit_left(cgroup, "memory.swap.max", "memory.swap.current"));
+	return least(left + swap, both) + cached;
+}
+
+/*
+ * Bytes of memory that we can still get before the kernel kills processes for more, of the machine
+ * and in each cgroup in which we are. *of gets what it is that has no more: "this machine", or the
+ * folder of a cgroup.
+ */
+static uint64_t memory_left(char of[PATH_MAX])
+{
+	uint64_t left = file_number("/proc", "meminfo", "MemAvailable:"), swap, here;
+	char line[PATH_MAX - 64], folder[PATH_MAX], *controllers, *path, *end;
+	FILE *cgroups = fopen("/proc/self/cgroup", "re");
+	size_t root;
+
+	swap = file_number("/proc", "meminfo", "SwapFree:");
+	swap = swap == UINT64_MAX ? 0 : swap * 1024;
+	left = left == UINT64_MAX ? left : left * 1024 + swap;
+	strcpy(of, "this machine");
+	while (cgroups && fgets(line, sizeof(line), cgroups)) {
+		path = line;
+		strsep(&path, ":");
+		controllers = strsep(&path, ":\n");
+		if (!path || (*controllers && strcmp(controllers, "memory") != 0))
+			continue;
+		root = (size_t)snprintf(folder, sizeof(folder), "/sys/fs/cgroup%s%s",
+					*controllers ? "/" : "", controllers);
+		snprintf(folder + root, sizeof(folder) - root, "%s", strsep(&path, "\n"));
+		/* From ours up to the root, which in a container is the container's. */
+		do {
+			here = cgroup_left(folder, swap);
+			if (here < left)
+				strcpy(of, folder);
+			left = least(left, here);
+			end = strrchr(folder + root, '/');
+			if (end)
+				*end = '\0';
+		} while (end);
+	}
+	if (cgroups)
+		fclose(cgroups);
+	return left;
+}
+
+/*
+ * Whether there is as much memory as the object lacks, where that is memory: what has been asked
+ * for beyond that, the kernel takes from whom it likes, such as a virtual machine.
+ */
+static bool store_memory_check(const struct server *s, const struct examination *e)
+{
+	uint64_t size = s->ledger->size, there = (uint64_t)e->st.st_blocks * 512, left;
+	char of[PATH_MAX];
+
+	if (e->fs.f_type != TMPFS_MAGIC && e->fs.f_type != RAMFS_MAGIC)
+		return true;
+	left = memory_left(of);
+	return there >= size || size - there <= left ||
+	       complain("cannot reserve %s for %s: %s has only %s of memory left, and for more the "
+			"kernel would kill a process; give less with -%c, or %s",
+			SIZE(size - there), s->opt.object, of, SIZE(left >> 20 << 20), typed('m'),
+			*of == '/' ? "raise the limit of that cgroup" : "add memory");
 }
 
 /* Reserves every block, in steps, so that it can be seen and ended. */
@@ -1855,12 +2139,23 @@ static void store_warn_sparse(const struct server *s, const struct examination *
 		    s->opt.object, SIZE(size - blocks), SIZE(left >> 20 << 20), own_name());
 }
 
-/* Maps as QEMU will, to learn now whether the file system can: all, where that takes huge pages. */
-static bool store_map_try(const struct server *s, const struct examination *e)
+/*
+ * Maps as QEMU will, to learn now whether the file system can: all, where that takes huge pages,
+ * which then stay the file's.
+ */
+static bool store_map_try(const struct server *s)
 {
-	size_t bytes = e->fs.f_type == HUGETLBFS_MAGIC ? s->ledger->size : (size_t)getpagesize();
-	void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, s->ledger->store, 0);
+	size_t bytes = (size_t)getpagesize();
+	struct statfs fs;
+	void *memory;
 
+	if (s->ledger->store < 0)
+		return true;
+	if (fstatfs(s->ledger->store, &fs) < 0)
+		return fail("cannot examine the file system of %s", s->opt.object);
+	if (fs.f_type == HUGETLBFS_MAGIC)
+		bytes = s->ledger->size;
+	memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, s->ledger->store, 0);
 	if (memory == MAP_FAILED)
 		return fail("cannot map %s of %s: choose a file system that can share memory, with "
 			    "enough of it",
@@ -1882,7 +2177,7 @@ static bool store_open(struct server *s)
 		return false;
 	if (l->size > s->object_found && ftruncate(l->store, (off_t)l->size) < 0)
 		return fail("cannot give %s a size of %s", s->opt.object, SIZE(l->size));
-	if (!store_map_try(s, &e) || (s->opt.allocate && !store_allocate(s, &e)))
+	if (s->opt.allocate && !(store_memory_check(s, &e) && store_allocate(s, &e)))
 		return false;
 	if (!s->opt.allocate)
 		store_warn_sparse(s, &e);
@@ -1890,11 +2185,16 @@ static bool store_open(struct server *s)
 	return store_seal(s) && (!s->object_created || group_admit(s, l->store, s->opt.object));
 }
 
-/* Shrinks the object, as the last step of a start: the only one that cannot be undone. */
-static bool store_shrink(struct server *s)
+/*
+ * Takes the steps of a start that cannot be undone, once nothing else can fail: takes huge pages,
+ * and shrinks the object.
+ */
+static bool store_settle(struct server *s)
 {
 	uint64_t size = s->ledger->size;
 
+	if (!store_map_try(s))
+		return false;
 	if (size >= s->object_found)
 		return true;
 	if (ftruncate(s->ledger->store, (off_t)size) < 0)
@@ -2037,9 +2337,10 @@ static bool ledger_fits(const struct server *s)
 	const struct ledger *l = s->ledger;
 
 	return (l->vectors == o->vectors && l->legacy == o->legacy) ||
-	       complain("cannot take over: the nodes have %u vectors%s, this program's options "
+	       complain("cannot take over: the nodes have %u vector%s%s, this program's options "
 			"make it %u%s",
-			l->vectors, l->legacy ? ", -L" : "", o->vectors, o->legacy ? ", -L" : "");
+			l->vectors, S(l->vectors), l->legacy ? ", -L" : "", o->vectors,
+			o->legacy ? ", -L" : "");
 }
 
 /* The peer in a ledger with this socket, or the place of the one that is to be. */
@@ -2172,9 +2473,45 @@ static int socket_probe(const char *path)
 	return error;
 }
 
-/* Makes the path free for our socket: removes a stale one, refuses everything else. */
-static bool socket_path_free(const char *path)
+/* Moves a stale socket out of the way, until it is known whether ours takes its place. */
+static bool stale_set_aside(struct server *s)
 {
+	const char *path = s->opt.socket;
+	int error;
+
+	if (asprintf(&s->stale, "%s.%d", path, (int)getpid()) < 0)
+		s->stale = NULL;
+	else if (rename(path, s->stale) == 0)
+		return true;
+	error = errno;
+	free(s->stale);
+	s->stale = NULL;
+	errno = error;
+	return path_fail("cannot replace the stale socket", path);
+}
+
+/* Removes the stale socket that was set aside; or puts it back, if nobody else has taken its place.
+ */
+static void stale_leave(struct server *s, bool replaced)
+{
+	if (!s->stale)
+		return;
+	if (!replaced &&
+	    renameat2(AT_FDCWD, s->stale, AT_FDCWD, s->opt.socket, RENAME_NOREPLACE) < 0) {
+		replaced = true;
+		if (errno != EEXIST)
+			fail("cannot put back the stale socket %s", s->opt.socket);
+	}
+	if (replaced && unlink(s->stale) < 0)
+		fail("cannot remove the stale socket %s", s->stale);
+	free(s->stale);
+	s->stale = NULL;
+}
+
+/* Makes the path free for our socket: sets a stale one aside, refuses everything else. */
+static bool socket_path_free(struct server *s)
+{
+	const char *path = s->opt.socket;
 	struct stat st;
 	int error;
 	char who[32];
@@ -2194,9 +2531,7 @@ static bool socket_path_free(const char *path)
 	}
 	if (error != ECONNREFUSED && error != ENOENT)
 		return path_fail("cannot find out whether a server listens on", path);
-	if (error == ECONNREFUSED && unlink(path) < 0)
-		return path_fail("cannot remove the stale socket", path);
-	return true;
+	return error == ENOENT || stale_set_aside(s);
 }
 
 /*
@@ -2233,12 +2568,54 @@ static bool socket_watch(struct server *s)
 		s->ledger->watch = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 	fd = s->ledger->watch;
 	done = copy && fd >= 0 &&
-	       inotify_add_watch(fd, s->opt.socket, IN_ATTRIB | IN_MOVE_SELF) >= 0;
+	       inotify_add_watch(fd, s->opt.socket, IN_ATTRIB | IN_MOVE_SELF | IN_DONT_FOLLOW) >= 0;
 
 	if (done) /* that of the folder is a help only: we may have no right to read it */
 		inotify_add_watch(fd, dirname(copy), IN_MOVE_SELF | IN_ONLYDIR);
 	free(copy);
 	return done || fail("cannot watch %s: should somebody remove it, send HUP", s->opt.socket);
+}
+
+/*
+ * Whether a descriptor holds the file of a socket on which this process listens: whoever connects
+ * there then sees that. If not, errno says why; ENOENT: there is no /proc. Our look waits to be
+ * accepted then, for client_accept to pass over.
+ */
+static bool socket_is_ours(int held)
+{
+	struct sockaddr_un address = socket_address(descriptor_path(held).text);
+	int look = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), error = 0;
+
+	if (look < 0 || connect(look, (struct sockaddr *)&address, sizeof(address)) < 0)
+		error = errno;
+	else if (client_process(look).pid != getpid())
+		error = ECONNREFUSED;
+	if (look >= 0)
+		close(look);
+	errno = error;
+	return error == 0;
+}
+
+/*
+ * Lets the group connect, to our own socket alone: whoever may write to its folder can have put
+ * something else there. *foreign: so it is.
+ */
+static bool socket_admit(const struct server *s, int held, bool *foreign)
+{
+	const char *path = s->opt.socket;
+
+	if (s->ledger->group == NOBODY)
+		return true;
+	if (socket_is_ours(held))
+		return group_admit(s, held, path);
+	if (errno == ENOENT)
+		return group_leave_out(s, path);
+	*foreign = errno == ECONNREFUSED || errno == EPROTOTYPE;
+	if (!*foreign)
+		return fail("cannot find out whether %s is ours", path);
+	return complain("%s was replaced while it was being made: choose a folder that only uid %u "
+			"may write to",
+			path, geteuid());
 }
 
 /* Creates the socket and listens: first only for ourselves, whatever the umask. */
@@ -2247,21 +2624,27 @@ static bool socket_bind(struct server *s, int listener)
 	const char *path = s->opt.socket;
 	struct sockaddr_un address = socket_address(path);
 	mode_t mask = umask(0177);
-	int error = bind(listener, (struct sockaddr *)&address, sizeof(address));
+	int error = bind(listener, (struct sockaddr *)&address, sizeof(address)), held;
 	struct stat st;
+	bool known, done, foreign = false;
 
 	umask(mask);
 	if (error < 0)
 		return path_fail("cannot create socket", path);
-	if ((lstat(path, &st) == 0 || fail("cannot examine %s", path)) &&
-	    group_admit(s, -1, path) &&
-	    (listen(listener, SOMAXCONN) == 0 || fail("cannot listen on %s", path))) {
+	held = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	known = held >= 0 ? fstat(held, &st) == 0 : lstat(path, &st) == 0;
+	done = ((held >= 0 && known) || fail("cannot examine %s", path)) &&
+	       (listen(listener, SOMAXCONN) == 0 || fail("cannot listen on %s", path)) &&
+	       socket_admit(s, held, &foreign);
+	if (held >= 0)
+		close(held);
+	if (done) {
 		s->ledger->socket_dev = st.st_dev;
 		s->ledger->socket_ino = st.st_ino;
-		return true;
+	} else if (known && !foreign) {
+		path_remove(path, st.st_dev, st.st_ino);
 	}
-	unlink(path); /* it is ours: we hold the folder's lock */
-	return false;
+	return done;
 }
 
 /* Makes the socket and listens on it. *fd is what listens, also if it failed; -1: nothing. */
@@ -2271,8 +2654,10 @@ static bool socket_make(struct server *s, int32_t *fd)
 	bool done;
 
 	*fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	done = (*fd >= 0 || fail("cannot create a socket")) && socket_path_free(s->opt.socket) &&
+	done = (*fd >= 0 || fail("cannot create a socket")) && socket_path_free(s) &&
 	       socket_bind(s, *fd);
+	if (!done)
+		stale_leave(s, false);
 	if (folder >= 0)
 		close(folder);
 	return done;
@@ -2302,7 +2687,8 @@ static void socket_remove(struct server *s)
 {
 	if (!s->ledger->socket_ino)
 		return;
-	if (socket_stands(s) ? unlink(s->opt.socket) < 0 : errno != ENOENT)
+	if (!path_remove(s->opt.socket, s->ledger->socket_dev, s->ledger->socket_ino) &&
+	    errno != ENOENT)
 		fail("cannot remove socket %s", s->opt.socket);
 	s->ledger->socket_ino = 0;
 	shutdown(s->ledger->listener, SHUT_RDWR);
@@ -2335,11 +2721,13 @@ static int64_t now_ms(void)
 	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-/* Has something done after so many milliseconds, if it is not to be done already. */
+/* Has something done after so many milliseconds, if it is not to be done sooner already. */
 static void timer_start(struct server *s, enum timer timer, int64_t ms)
 {
-	if (!s->ledger->timers[timer])
-		s->ledger->timers[timer] = now_ms() + ms;
+	int64_t *at = &s->ledger->timers[timer], when = now_ms() + ms;
+
+	if (!*at || *at > when)
+		*at = when;
 }
 
 /* Whether it is time for that; if so, the timer ends. */
@@ -2956,10 +3344,16 @@ static bool peer_has_read(const struct server *s, int sock)
 	       (ioctl(sock, SIOCOUTQ, &unread) < 0 || unread == 0);
 }
 
-/* The next client that waits, or -1 with errno. */
-static int client_accept(const struct server *s)
+/* The next client that waits at a socket, or -1 with errno. Our own look is none (socket_is_ours).
+ */
+static int client_accept(int listener)
 {
-	return accept4(s->ledger->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	int sock;
+
+	while ((sock = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0 &&
+	       client_process(sock).pid == getpid())
+		close(sock);
+	return sock;
 }
 
 /*
@@ -3049,12 +3443,12 @@ static bool peers_accept(struct server *s, bool all)
 	if (s->spare < 0)
 		s->spare = spare_open();
 	for (int i = 0; i < ACCEPTS_PER_ROUND || all; i++) {
-		int sock = client_accept(s), error = errno;
+		int sock = client_accept(s->ledger->listener), error = errno;
 		bool full = sock < 0 && (error == EMFILE || error == ENFILE);
 
 		if (full) {
 			spare_close(s);
-			sock = client_accept(s);
+			sock = client_accept(s->ledger->listener);
 			if (sock >= 0)
 				client_refuse(s, sock, "%s", strerror(error));
 			error = errno;
@@ -3075,14 +3469,13 @@ static bool peers_accept(struct server *s, bool all)
 	return false;
 }
 
-/* Turns away who has connected to a server that cannot start after all (hazard 3). */
-static void clients_turn_away(struct server *s)
+/* Turns away who has connected to a listening socket that nobody will serve (hazard 3). */
+static void clients_turn_away(const struct server *s, int listener, const char *why)
 {
 	int sock;
 
-	socket_remove(s);
-	while ((sock = client_accept(s)) >= 0)
-		client_refuse(s, sock, "the server could not start");
+	while ((sock = client_accept(listener)) >= 0)
+		client_refuse(s, sock, "%s", why);
 }
 
 /* Notices who has gone. */
@@ -3125,13 +3518,13 @@ static void peers_list(const struct server *s)
 		const struct peer *p = peer_at(s, s->order[i]);
 		size_t owed = peer_owed(s, p);
 
-		say("ID %d: %s, connected for %" PRId64 " s, %zu messages waiting%s", p->id,
-		    peer_text(s->order[i]).text, (now_ms() - p->joined_ms) / 1000, owed,
+		say("ID %d: %s, connected for %" PRId64 " s, %zu message%s waiting%s", p->id,
+		    peer_text(s->order[i]).text, (now_ms() - p->joined_ms) / 1000, owed, S(owed),
 		    supervised(s) && !p->stored ? ", not stored yet" : "");
 		waiting += owed;
 	}
-	say("%zu nodes connected, %" PRIu64 " joined so far, %zu messages waiting", s->count,
-	    s->ledger->joins, waiting);
+	say("%zu node%s connected, %" PRIu64 " joined so far, %zu message%s waiting", s->count,
+	    S(s->count), s->ledger->joins, waiting, S(waiting));
 	if (store_has_size(s) && s->ledger->store >= 0 && !s->opt.anonymous &&
 	    !file_stands_at(s->ledger->store, s->opt.object))
 		fail("what the nodes share does not stand at %s any more", s->opt.object);
@@ -3204,6 +3597,21 @@ static void flush_ended(struct server *s, int status)
 		fail("cannot flush %s to disk", s->opt.object);
 	if (errno == EINTR)
 		flush_again(s);
+}
+
+/* In a child: what the socket's path leads through may be on a file system that does not answer. */
+static void look_work(struct server *s)
+{
+	close_range(0, UINT_MAX, 0); /* what is ours must not stay open here */
+	_exit(socket_stands(s) ? EXIT_SUCCESS : EXIT_FAILURE);
+}
+
+static void look_ended(struct server *s, int status)
+{
+	s->looker = 0;
+	s->socket_doubted |= WIFEXITED(status) && WEXITSTATUS(status) == EXIT_FAILURE;
+	if (s->socket_doubted)
+		timer_start(s, TIMER_SOCKET, 0);
 }
 
 /*
@@ -3376,6 +3784,8 @@ static void children_reap(struct server *s)
 			flush_ended(s, status);
 		else if (child == s->trial)
 			trial_ended(s, status);
+		else if (child == s->looker)
+			look_ended(s, status);
 	}
 }
 
@@ -3430,7 +3840,8 @@ static void server_hand_over(struct server *s, const char *why)
 	if (!supervised(s)) {
 		server_stop(s, why);
 	} else if (!s->stop_at) {
-		say("%s: ending, a successor is to take over %zu nodes", why, s->count);
+		say("%s: ending, a successor is to take over %zu node%s", why, s->count,
+		    S(s->count));
 		supervisor_tell(s, -1, "STOPPING=1");
 		s->leave_waiting = s->handover = true;
 		s->stop_at = now_ms() + GREETING_MS;
@@ -3444,8 +3855,10 @@ static void socket_changed(struct server *s)
 
 	while (read(s->ledger->watch, events, sizeof(events)) > 0)
 		;
-	if (!socket_stands(s))
-		timer_start(s, TIMER_SOCKET, SOCKET_LOST_MS);
+	if (socket_stands(s))
+		return;
+	s->socket_doubted = true;
+	timer_start(s, TIMER_SOCKET, SOCKET_LOST_MS);
 }
 
 /*
@@ -3472,8 +3885,11 @@ static bool socket_renew(struct server *s, bool quiet)
 	done = socket_make(s, &fd);
 	muted = false;
 	if (done) {
+		stale_leave(s, true);
 		done = listener_replace(s, fd);
 		socket_watch(s);
+	} else if (fd >= 0) {
+		clients_turn_away(s, fd, "the socket could not be made");
 	}
 	if (fd >= 0)
 		close(fd);
@@ -3485,6 +3901,7 @@ static void socket_check(struct server *s)
 {
 	bool lost = s->socket_lost;
 
+	s->socket_doubted = false;
 	s->socket_lost = !s->stop_at && !socket_stands(s);
 	if (!s->socket_lost)
 		return;
@@ -3498,6 +3915,20 @@ static void socket_check(struct server *s)
 	if (!lost)
 		complain("nobody can connect: trying again every second");
 	timer_start(s, TIMER_SOCKET, SOCKET_RETRY_MS);
+}
+
+/*
+ * Looks after our socket. The kernel tells what is done to it or to its folder; but not that a
+ * folder further up has been moved, a link on the way leads elsewhere, or something is mounted over
+ * it: a child looks for that, now and then.
+ */
+static void socket_look(struct server *s)
+{
+	if (s->socket_lost || s->socket_doubted)
+		socket_check(s);
+	else if (!s->looker && s->ledger->socket_ino && !s->stop_at)
+		child_start(s, &s->looker, look_work, "look after the socket");
+	timer_start(s, TIMER_SOCKET, SOCKET_LOOK_MS);
 }
 
 static void signals_take(struct server *s)
@@ -3584,6 +4015,7 @@ static void serve(struct server *s)
 	fd_set readable, writable;
 
 	assert(l->signals >= 0 && l->listener >= 0);
+	timer_start(s, TIMER_SOCKET, SOCKET_LOOK_MS);
 	for (;;) {
 		peers_send(s); /* first: that somebody has gone may only show here */
 		flush_start(s);
@@ -3608,7 +4040,7 @@ static void serve(struct server *s)
 		if (l->watch >= 0 && FD_ISSET(l->watch, &readable))
 			socket_changed(s);
 		if (timer_ended(s, TIMER_SOCKET))
-			socket_check(s);
+			socket_look(s);
 		/* Whoever waits when the server ends is greeted: nobody can join them any more. */
 		if (s->stop_at ? !s->leave_waiting
 			       : timer_ended(s, TIMER_ACCEPT) || FD_ISSET(l->listener, &readable))
@@ -4226,7 +4658,8 @@ static void nodes_let_go(const struct passed *in)
 	const struct ledger *old = in->old;
 
 	if (!old && in->count > 0)
-		complain("%zu nodes are let go: restart them", in->count);
+		complain("%zu %s let go: restart %s", in->count,
+			 in->count == 1 ? "node is" : "nodes are", in->count == 1 ? "it" : "them");
 	for (int sock = 0; old && sock < (int)old->slots; sock++) {
 		const struct peer *p = ledger_peer(old, sock);
 		const char *why = "it had not been stored when the server died";
@@ -4453,26 +4886,33 @@ static bool socket_open(struct server *s, int passed, uint32_t group)
  * Process
  */
 
-/* Prints the path as QEMU's option parser wants it: a comma is doubled. */
-static void path_for_qemu(const char *path, char *out)
+/*
+ * Prints the path as QEMU's option parser wants it, where a comma is doubled, and as it stands
+ * between single quotes for a shell. Returns whether a shell needs these.
+ */
+static bool path_for_qemu(const char *path, char *out)
 {
+	bool quotes = false;
+
 	for (; *path; path++) {
+		quotes = quotes || !(isalnum((unsigned char)*path) || strchr("/._-+,:@%", *path));
 		if (*path == ',')
 			*out++ = ',';
+		if (*path == '\'')
+			out = stpcpy(out, "'\\'");
 		*out++ = *path;
 	}
 	*out = '\0';
+	return quotes;
 }
 
 /* Says what is served, and how to connect a node to it. */
 static void server_announce(const struct server *s)
 {
-	char path[2 * sizeof(((struct sockaddr_un *)NULL)->sun_path)], memory[96] = "";
+	char path[4 * sizeof(((struct sockaddr_un *)NULL)->sun_path)], memory[96] = "";
 	unsigned int vectors = s->opt.vectors;
-	const char *quote;
+	const char *quote = path_for_qemu(s->opt.socket, path) ? "'" : "";
 
-	path_for_qemu(s->opt.socket, path);
-	quote = path[strcspn(path, " \t\"$&();<>|*?[]#~`\\!{}")] ? "'" : ""; /* for a shell */
 	if (s->ledger->store < 0) {
 		say("serving interrupts without memory, vectors %u, socket %s", vectors,
 		    s->opt.socket);
@@ -4562,10 +5002,10 @@ static void server_end(struct server *s, bool keep)
 			close(sock);
 		else
 			client_refuse(s, sock, "the server could not start");
-	if (!keep && !leave && s->ledger->listener >= 0)
-		clients_turn_away(s);
 	if (!leave)
 		socket_remove(s);
+	if (!keep && !leave && s->ledger->listener >= 0)
+		clients_turn_away(s, s->ledger->listener, "the server could not start");
 	trial_kill(s);
 	if (trial)
 		child_wait(s, trial, &status); /* it may have our locks open still */
@@ -4620,6 +5060,42 @@ static void unit_warn(const struct server *s, bool own_socket)
 		    o->object);
 }
 
+/*
+ * Whether the limit of descriptors leaves room for nodes; says how many if they are few. What is
+ * open is counted only where the limit is so low that it matters; to come are the socket and what
+ * watches it, to go is the pipe to the parent.
+ */
+static bool nodes_fit(const struct server *s)
+{
+	struct pollfd all[FD_SETSIZE];
+	struct rlimit limit;
+	rlim_t each = 1 + s->opt.vectors, used = s->parent < 0 ? 2 : 1, nodes, n;
+
+	if (s->count > 0 || getrlimit(RLIMIT_NOFILE, &limit) < 0 ||
+	    limit.rlim_cur >= FD_SETSIZE + NODES_FEW * each)
+		return true;
+	n = limit.rlim_cur < FD_SETSIZE ? limit.rlim_cur : FD_SETSIZE;
+	for (rlim_t fd = 0; fd < n; fd++)
+		all[fd] = (struct pollfd){.fd = (int)fd};
+	if (poll(all, n, 0) < 0)
+		return true;
+	for (rlim_t fd = 0; fd < n; fd++)
+		used += !(all[fd].revents & POLLNVAL);
+	nodes = used < limit.rlim_cur ? (limit.rlim_cur - used) / each : 0;
+	if (nodes == 0)
+		return complain("no node fits: it takes %ju descriptor%s, and of the %ju that the "
+				"limit allows the server itself needs %ju; raise it with ulimit -n "
+				"or LimitNOFILE=",
+				(uintmax_t)each, S(each), (uintmax_t)limit.rlim_cur,
+				(uintmax_t)used);
+	if (nodes < NODES_FEW)
+		say("warning: only %ju node%s of %u vector%s will fit: the limit of descriptors is "
+		    "%ju; raise it with ulimit -n or LimitNOFILE=",
+		    (uintmax_t)nodes, S(nodes), s->opt.vectors, S(s->opt.vectors),
+		    (uintmax_t)limit.rlim_cur);
+	return true;
+}
+
 /* Starts to serve, once it is known what has been taken over. */
 static bool server_begin(struct server *s, const struct passed *in)
 {
@@ -4629,9 +5105,12 @@ static bool server_begin(struct server *s, const struct passed *in)
 	unit_warn(s, in->listener < 0);
 	if (!group_find(&s->opt, &s->ledger->group) || !signals_open(s) || !background_begin(s) ||
 	    !(pidfile_claim(s) || pidfile_forgo(s)) ||
-	    !(in->fits ? store_inherit(s) : store_open_anew(s, in)) ||
+	    !(in->fits ? store_inherit(s) : store_open_anew(s, in)) || !nodes_fit(s) ||
 	    !socket_open(s, in->listener, group) || !(pidfile_write(s) || pidfile_forgo(s)) ||
-	    !background_enter(s) || !store_shrink(s))
+	    !(in->fits || store_settle(s)))
+		return false;
+	stale_leave(s, true);
+	if (!background_enter(s))
 		return false;
 	if (!in->fits)
 		nodes_let_go(in);
@@ -4639,7 +5118,8 @@ static bool server_begin(struct server *s, const struct passed *in)
 		client_welcome(s, descriptor_lower(in->waiting));
 	server_announce(s);
 	if (in->fits)
-		say("took over %zu nodes from a server that had ended, version " VERSION, count);
+		say("took over %zu node%s from a server that had ended, version " VERSION, count,
+		    S(count));
 	return true;
 }
 
@@ -4652,6 +5132,7 @@ static bool server_start(struct server *s, unsigned int passed)
 	struct passed in;
 	bool done;
 
+	umask(umask(0) & 0077); /* what we make is our own, at least */
 	descriptor_limit_raise();
 	log_take(logging.own); /* higher up */
 	done = passed_sort(&in, passed) && server_inherit(s, &in);
@@ -4668,6 +5149,7 @@ static bool server_start(struct server *s, unsigned int passed)
 		if (in.nodes && in.own[OWN_LOCK] >= 0 && /* as long as that is so */
 		    flock(in.own[OWN_LOCK], LOCK_EX | LOCK_NB) < 0)
 			fail("cannot lock again what the nodes have");
+		stale_leave(s, false);
 	}
 	if (!in.fits && in.own[OWN_LOCK] >= 0)
 		close(in.own[OWN_LOCK]);
@@ -4694,7 +5176,7 @@ static bool server_resume(struct server *s)
 	if (!s->ledger->socket_ino)
 		socket_name(s);
 	children_reap(s); /* the signal may be gone */
-	say("restarted in place, version " VERSION ", %zu nodes connected", s->count);
+	say("restarted in place, version " VERSION ", %zu node%s connected", s->count, S(s->count));
 	return true;
 }
 

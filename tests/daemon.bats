@@ -76,7 +76,7 @@ private_syslog() {
 	refused "$DIR/missing/sock" 'No such file' -- --daemonize -f store -p missing/sock
 	refused "$DIR/missing/pid" 'No such file' -- -d -f store -i missing/pid
 	refused "$DIR/store" -- -d -f store -m 1 -p store
-	truncate -s 4M store
+	head -c 4M /dev/zero >store
 	refused "$DIR/store" 4M 8M -- -d -f store -m 8M -i pid
 	refused "$DIR" -- -d -f store -t -m 1M -i pid -p .
 }
@@ -444,7 +444,7 @@ bytes_of() {
 @test "a start that fails leaves a stale pidfile as it was" {
 	local before
 	echo 999999999 >pid
-	truncate -s 1M store
+	head -c 1M /dev/zero >store
 	refused "$DIR/store" -- -f store -i pid -m 4M
 	refused "$DIR/missing" -- -f store -i pid -p missing/sock
 	refused "$DIR/store" -- -f new -i pid -p store
@@ -458,9 +458,25 @@ bytes_of() {
 	try "${WRAP[@]}" "$SERVER" -p "$SOCK" -f store -t -m 1M -i pid
 	is status "$STATUS" 1
 	has "$WORK/err" 'Input/output error'
+	grep -qxE '[0-9]+' <(head -n 1 pid) # nothing can be cut here
 	is 'everything but the pidfile' "$(state | grep -v ' pid$\|/pid$\|/pid ')" "$(grep -v ' pid$\|/pid$\|/pid ' <<<"$before")"
 	missing "$SOCK"
-	grep -qxE '[0-9]+' pid
+	# Where the pidfile can be cut, it is as it was; also where it cannot be written.
+	for text in 1 4194303; do
+		echo "$text" >pid
+		WRAP=(strace -D -o /dev/null -P "$DIR/store" -e trace=ftruncate --inject=ftruncate:error=EIO)
+		refused "cannot shrink $DIR/store" -- -f store -t -m 1M -i pid
+		WRAP=(strace -D -o /dev/null -e trace=pwrite64 --inject=pwrite64:error=ENOSPC:when=1)
+		refused "cannot write pidfile $DIR/pid" -- -f store -i pid
+	done
+}
+
+@test "a pidfile that was being written when its server died is one" {
+	printf '77\n\n\n\n' >pid
+	start -f store -i pid
+	is 'the pidfile' "$(cat pid)" "$PID"
+	stop
+	missing pid
 }
 
 @test "a file with anything else in it is no pidfile: refused, and untouched" {
@@ -902,6 +918,50 @@ flushed() { # NUMBER
 }
 
 # --- a start in the background
+
+@test "-d: an object that cannot be shrunk is an error like all others" {
+	need_strace
+	truncate -s 8M store
+	WRAP=(strace -D -f -o /dev/null -P "$DIR/store" -e trace=ftruncate --inject=ftruncate:error=EIO)
+	refused "cannot shrink $DIR/store" 'Input/output error' -- -d -f store -t -m 4M -i pid
+}
+
+@test "a limit of descriptors that leaves no room for a node is an error, for few a warning" {
+	need_root
+	need_tool setpriv prlimit
+	local few
+	cp "$SERVER" "$WORK/tm_ivshmem_server"
+	SERVER=$WORK/tm_ivshmem_server
+	chown "$NOBODY" "$DIR"
+	as_nobody_with() { # LIMIT
+		WRAP=(setpriv "--reuid=$NOBODY" "--regid=$NOBODY" --clear-groups prlimit "--nofile=$1:$1")
+	}
+	for few in 11 12; do
+		as_nobody_with "$few"
+		refused "no node fits: it takes 2 descriptors, and of the $few that the limit allows" \
+			'the server itself needs 11' LimitNOFILE= -- -A
+	done
+	as_nobody_with 100
+	refused 'no node fits: it takes 101 descriptors' -- -A -n 100
+	refused 'no node fits' -- -d -i pid -A -n 100
+	# As many as it says fit, and not one more.
+	for few in 13 15 20; do
+		as_nobody_with "$few"
+		start -A
+		few=$(sed -n 's/.*warning: only \([0-9]*\) nodes\? of 1 vector will fit.*/\1/p' "$LOG")
+		[ "$few" -ge 1 ]
+		while [ "$((few -= 1))" -ge 0 ]; do
+			peer
+		done
+		is 'one more' "$(greeting "$SOCK" | tail -n 1)" end
+		hasnt "$LOG" 'cannot'
+		has "$LOG" 'a client is refused: Too many open files'
+		stop
+	done
+	as_nobody_with 60
+	serves 'serving' -- -A
+	hasnt "$LOG" warning
+}
 
 @test "a parent that is gone does not end the server, nor the shrinking that comes last" {
 	local parent

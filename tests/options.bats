@@ -556,6 +556,21 @@ checks() { # ARGUMENT...
 	stop
 }
 
+@test "what the log says to connect a node with is one word for a shell, whatever the path" {
+	local path said
+	# shellcheck disable=SC2016 # that nobody executes it, is what is tested
+	for path in "it's; touch x" "''" "a b" 'a$(touch x)`touch x`"' 'a\b!' '~' 'x^y=z' plain; do
+		start -s "$SHM" -p "$DIR/$path"
+		said=$(sed -n 's/.*connect a node: //p' "$LOG")
+		eval "set -- $said"
+		is 'words' "$#" 4
+		is 'the second' "$2" "socket,path=$DIR/$path,id=fam"
+		[ "$path" != plain ] || hasnt "$LOG" "'"
+		stop
+	done
+	is 'what is here' "$(ls)" ''
+}
+
 @test "with no option: the object and socket that everybody knows" {
 	need_namespace
 	# In a namespace whose /dev/shm and /tmp are empty.

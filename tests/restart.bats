@@ -236,7 +236,7 @@ group_gone() {
 	start -f mem -n 1
 	peer
 	before_original 'push @ARGV, "-n2"'
-	no_restart "the nodes have 1 vectors" "$PROGRAM cannot take over"
+	no_restart "the nodes have 1 vector," "$PROGRAM cannot take over"
 	before_original 'push @ARGV, "-L"'
 	no_restart "options make it 1, -L" "$PROGRAM cannot take over"
 	before_original 'push @ARGV, "-v"'

@@ -154,6 +154,21 @@ connect_as() { # GROUPS SOCKET
 	done
 }
 
+@test "the umask does not matter, also for an account without rights" {
+	local mask
+	with_groups_as_nobody '' "kvm:$GID"
+	for mask in 0777 0700 0277; do
+		rm -f store pid
+		umask "$mask"
+		start -f store -i pid
+		umask 022
+		is "socket with umask $mask" "$(mode "$SOCK")" "600 $NOBODY"
+		is "store with umask $mask" "$(mode store)" "600 $NOBODY"
+		[ "$(stat -c %A pid | cut -c2-3)" = rw ]
+		stop
+	done
+}
+
 @test "existing objects keep owner and mode" {
 	local before
 	with_groups "kvm:$GID" "guests:$OTHER"
@@ -272,6 +287,73 @@ INTRUDER='
 
 tail_is() { # FILE WHAT HOW
 	[ "$(grep "^$2:" "$1" | tail -n 1)" = "$2: $3" ]
+}
+
+# Holds a start at a system call while a command is run.
+held_at() { # CALL:HOW COMMAND...
+	rm -f "$WORK/trace"
+	WRAP=(strace -D -o "$WORK/trace" -e "trace=${1%%:*}" "--inject=${1%%:*}:${1#*:}=2000000:when=1")
+	launch -A -g "$(id -g)"
+	WRAP=()
+	eventually grep -qs '(' "$WORK/trace"
+	"${@:2}"
+}
+
+@test "what is put in place of the socket while it is made is not touched, by a link or otherwise" {
+	need_root
+	need_strace
+	local before
+	: >secret
+	chmod 600 secret
+	link() {
+		mv -f "$SOCK" moved
+		ln -s secret "$SOCK"
+	}
+	other() {
+		mv -f "$SOCK" moved
+		mv secret-sock "$SOCK"
+	}
+	not_ours() {
+		eventually ready_or_ended
+		! alive "$PID" || no "it has started"
+		has "$LOG" "$SOCK was replaced while it was being made" 'a folder that only uid'
+	}
+	# Between its making and the first look.
+	held_at bind:delay_exit link
+	not_ours
+	is 'mode of what the link leads to' "$(stat -c %a secret)" 600
+	is 'the link' "$(readlink "$SOCK")" secret
+	rm "$SOCK"
+	# A socket of somebody else's, who listens there.
+	perl -MIO::Socket::UNIX -e 'umask 0177; my $s = IO::Socket::UNIX->new(Local => "secret-sock", Listen => 5) or die;
+		sleep 1000' 3>&- &
+	PIDS+=($!)
+	eventually test -S secret-sock
+	before=$(stat -c '%a %u:%g' secret-sock)
+	held_at bind:delay_exit other
+	not_ours
+	is 'mode and owner of the other socket' "$(stat -c '%a %u:%g' "$SOCK")" "$before"
+	rm "$SOCK"
+	# Later, when it is known which is ours: that one gets the mode, wherever it is.
+	held_at chown,lchown:delay_enter link
+	ready
+	is 'mode of what the link leads to' "$(stat -c %a secret)" 600
+	is 'mode of the socket' "$(stat -c %a moved)" 660
+	stop
+	is 'the link' "$(readlink "$SOCK")" secret
+}
+
+@test "the socket's mode does not go by its path, and without /proc nobody else is let in" {
+	need_root
+	need_namespace
+	WRAP=(unshare -m sh -c 'umount -l /proc && exec "$@"' sh)
+	refused "$SHM" 'without /proc' -- -s "$SHM" -g "$(id -g)"
+	with_groups "kvm:$GID"
+	WRAP=("${WRAP[@]:0:4}" "umount -l /proc && ${WRAP[4]}" "${WRAP[@]:5}")
+	start -s "$SHM"
+	has "$LOG" "$SOCK is for uid 0 alone" 'without /proc'
+	is socket "$(mode "$SOCK")" '600 0'
+	stop
 }
 
 # --- what stands at the path
@@ -405,6 +487,29 @@ tail_is() { # FILE WHAT HOW
 	refused "$SOCK" -- -f store
 }
 
+@test "a start that fails leaves a stale socket, and a stale pidfile, as they were" {
+	need_strace
+	local fault
+	perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => "sock", Listen => 1)'
+	chmod 604 sock
+	echo 4194303 >pid
+	for fault in bind:error=ENOSPC listen:error=EADDRINUSE chown:error=EIO chmod:error=EPERM \
+		pwrite64:error=ENOSPC:when=1 rename:error=EACCES; do
+		WRAP=(strace -D -f -o /dev/null -e "trace=${fault%%:*}" "--inject=$fault")
+		refused -- -s "$SHM" -i pid -g "$(id -g)"
+	done
+	WRAP=()
+	serves "$SOCK" -- -s "$SHM" -i pid
+	is 'what is here' "$(ls)" ''
+}
+
+@test "a stale socket is removed for good when the start has succeeded, whatever stands beside it" {
+	perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => "sock", Listen => 1)'
+	daemonize -s "$SHM"
+	is 'what is here' "$(ls)" $'pid\nsock'
+	stop_daemon
+}
+
 @test "two servers started at the same moment on one path: exactly one lives, and its socket works" {
 	local round i pids
 	for round in {1..20}; do
@@ -443,10 +548,10 @@ tail_is() { # FILE WHAT HOW
 	local slow quick slow_log=$LOG
 	perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => "sock", Listen => 1)'
 	# The first has found that the socket is stale, and takes a while to remove it.
-	WRAP=(strace -D -o "$WORK/trace" -e trace=unlink --inject=unlink:delay_enter=300000:when=1)
+	WRAP=(strace -D -o "$WORK/trace" -e trace=rename --inject=rename:delay_enter=300000:when=1)
 	launch -s "$SHM"
 	slow=$PID
-	eventually grep -qs unlink "$WORK/trace"
+	eventually grep -qs rename "$WORK/trace"
 	WRAP=()
 	LOG=$WORK/log2
 	launch -s "$SHM-2"
@@ -591,6 +696,51 @@ newcomer_served() {
 	eventually newcomer_served
 	stop
 	missing "$SOCK"
+}
+
+@test "a socket that cannot be reached any more is made again, however that came" {
+	need_root
+	local sock pids=()
+	mkdir -p moved/a/b linked/first linked/second mounted
+	ln -s first linked/here
+	for sock in moved/a/b/sock linked/here/sock mounted/sock; do
+		SOCK=$DIR/$sock LOG=$WORK/log.${sock%%/*} start -s "$SHM-${sock%%/*}"
+		pids+=("$PID")
+	done
+	mv moved/a moved/away
+	mkdir -p moved/a/b
+	ln -sfn second linked/here
+	mount -t tmpfs tmpfs mounted || skip "no tmpfs can be mounted here"
+	for sock in moved/a/b/sock linked/here/sock mounted/sock; do
+		SOCK=$DIR/$sock
+		eventually newcomer_served
+		has "$WORK/log.${sock%%/*}" 'our socket is gone, making it again' "listening on $SOCK again"
+	done
+	# And again: what was there before stands there now, and nobody listens on it.
+	umount -l mounted
+	eventually newcomer_served
+	kill "${pids[@]}"
+	wait "${pids[@]}"
+}
+
+@test "a look at the socket that hangs delays nobody, and holds nothing" {
+	need_strace
+	local looker
+	start -f store
+	peer
+	strace -f -o "$WORK/trace" -P "$SOCK" -e trace=newfstatat,lstat \
+		--inject=newfstatat,lstat:delay_enter=600000000 -p "$PID" 2>/dev/null 3>&- &
+	PIDS+=($!)
+	eventually grep -qs stat "$WORK/trace"
+	looker=$(pgrep -P "$PID")
+	PIDS+=("$looker")
+	is 'what it has open' "$(ls "/proc/$looker/fd")" ''
+	greeting "$SOCK" 5 >"$WORK/greeting"
+	is 'the greeting' "$(head -n 2 "$WORK/greeting")" $'0\n1'
+	eventually grep -qx 1 "$HEARD"
+	kill "$looker" "${PIDS[-2]}" 2>/dev/null || true
+	kill -KILL "$looker" "${PIDS[-2]}" 2>/dev/null || true
+	stop
 }
 
 @test "without a watch, USR1 and HUP look for the socket" {

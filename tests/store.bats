@@ -101,6 +101,34 @@ small_ext4() { # SIZE [PERCENT THAT ONLY ROOT MAY USE]
 	refused "$SHM" 4K 1M -t -- -s "$SHM" -m 1
 }
 
+@test "an object in which nobody has ever written is as good as new: -m enlarges it" {
+	local before
+	serves 'size 1M' -- -f store # as it is left by a first start without options
+	serves "$DIR/store has 1M, less than -m 4G, and nothing in it: it is enlarged" 'size 4G' -- \
+		-f store -m 4G
+	is bytes "$(bytes store)" 4294967296
+	# None is cut, and a start that fails leaves it as it was.
+	serves 'size 4G' 'more than -m 1M' -- -f store -m 1M
+	: >taken
+	SAID=2 refused "$DIR/taken" 'it is enlarged' -- -f store -m 8G -p taken
+	is bytes "$(bytes store)" 4294967296
+	serves 'size 1M' -- -s "$SHM"
+	serves 'nothing in it' 'size 4M' -- -s "$SHM" -m 4M
+	# One byte, even at the end, is something; so are blocks of zeros.
+	truncate -s 1M end
+	printf x | dd of=end bs=1 seek=1048575 conv=notrunc status=none
+	refused "$DIR/end" 1M 4M -t -- -f end -m 4M
+	head -c 1M /dev/zero >zeros
+	refused "$DIR/zeros" 1M 4M -t -- -f zeros -m 4M
+	greeting_writes() {
+		start -s "$SHM"
+		greeting "$SOCK" 4 'written by a node' >/dev/null
+		stop
+	}
+	greeting_writes
+	refused "$SHM" 4M 8M -t -- -s "$SHM" -m 8M
+}
+
 @test "-t enlarges: what was there stays" {
 	local before
 	make_file store 1M
@@ -250,7 +278,7 @@ cut_by_a_node() { # CALL...
 	peer
 	eventually grep -q '^-1 fd 1048576' "$HEARD"
 	kill -USR1 "$PID"
-	eventually grep -q '1 nodes connected' "$LOG"
+	eventually grep -q ' 1 node connected' "$LOG"
 	stop
 	has "$LOG" 'ending, anonymous memory goes with its last user'
 	hasnt "$LOG" warning 'does not stand'
@@ -526,6 +554,84 @@ cut_by_a_node() { # CALL...
 	serves 'size 4M' -- -f small/store -a -m 4M
 }
 
+# The server sees another /proc/meminfo, where one is given, and a cgroup of version 2 called
+# /outer/inner in what $CGROUPS is mounted on.
+# shellcheck disable=SC2034
+other_memory() { # [AVAILABLE KB, SWAP KB]
+	need_namespace
+	[ "$#" = 0 ] || printf 'MemTotal: 9 kB\nMemAvailable: %8d kB\nSwapFree: %12d kB\n' "$@" >"$WORK/meminfo"
+	printf '1:cpu:/elsewhere\n0::/outer/inner\n' >"$WORK/cgroup"
+	WRAP=(unshare -m sh -c 'work=$0
+		[ ! -e "$work/meminfo" ] || mount --bind "$work/meminfo" /proc/meminfo || exit 3
+		mount --bind "$work/cgroup" /proc/$$/cgroup || exit 3
+		mount --bind "$work/cgroups" /sys/fs/cgroup || exit 3
+		exec "$@"' "$WORK")
+	mkdir -p "$WORK/cgroups/outer/inner"
+}
+
+@test "-a of more memory than there is: refused before the first block, and the limit is named" {
+	local outer=$WORK/cgroups/outer inner=$WORK/cgroups/outer/inner
+	need_strace
+	other_memory 65536 32768
+	refused "$SHM" 'this machine has only 96M of memory left' 'cannot reserve 128M' -m -- -s "$SHM" -m 128M -a
+	refused 'anonymous memory' 'this machine has only 96M' -- -A -m 128M -a
+	refused 'this machine has only 96M' -- -d -i pid -s "$SHM" -m 128M -a
+	serves 'size 64M' -- -s "$SHM" -m 64M -a
+	# What it has already it need not get: 64M of 128M.
+	serves 'size 128M' -- -s "$SHM" -m 128M -t -a
+	rm "/dev/shm/$SHM"
+	# A file is on disk.
+	serves 'size 128M' -- -f store -m 128M -a
+	rm store
+	# The limits of its cgroup, and of those around it; caches give way, swap may be used.
+	other_memory 999999999 0
+	echo max >"$inner/memory.max"
+	echo 90000000 >"$inner/memory.current"
+	serves 'size 16M' -- -s "$SHM" -m 16M -a
+	rm "/dev/shm/$SHM"
+	echo 100000000 >"$inner/memory.max"
+	refused '/sys/fs/cgroup/outer/inner has only 9M' 'limit of that cgroup' -- -s "$SHM" -m 16M -a
+	printf 'anon 1\ninactive_file 5000000\nactive_file 4000000\nfile 99999999\n' >"$inner/memory.stat"
+	serves 'size 16M' -- -s "$SHM" -m 16M -a
+	rm "/dev/shm/$SHM"
+	echo 95000000 >"$inner/memory.high"
+	refused 'outer/inner has only 13M' -- -s "$SHM" -m 16M -a
+	other_memory 999999999 4096
+	serves 'size 16M' -- -s "$SHM" -m 16M -a
+	rm "/dev/shm/$SHM"
+	echo 1000 >"$inner/memory.swap.max"
+	echo 1000 >"$inner/memory.swap.current"
+	refused 'outer/inner has only 13M' -- -s "$SHM" -m 16M -a
+	rm "$inner"/memory.*
+	echo 4000000 >"$outer/memory.max"
+	echo 1000000 >"$outer/memory.current"
+	refused '/sys/fs/cgroup/outer has only' -- -s "$SHM" -m 16M -a
+	# Without -a nothing is taken.
+	serves 'size 16M' -- -s "$SHM" -m 16M
+}
+
+@test "-a beyond the limit of a real cgroup: refused, and nobody is killed" {
+	need_root
+	local version=1 root=/sys/fs/cgroup/memory group
+	[ -e $root/memory.limit_in_bytes ] || version=2 root=/sys/fs/cgroup
+	group=$root/tm-test-$BASHPID
+	mkdir "$group" 2>/dev/null || skip "no cgroup can be made here"
+	if [ $version = 1 ]; then
+		echo 100M >"$group/memory.limit_in_bytes"
+	elif ! echo 100M >"$group/memory.max" 2>/dev/null; then
+		rmdir "$group"
+		skip "no limit of memory can be set here"
+	fi
+	[ $version = 1 ] || echo 0 >"$group/memory.swap.max"
+	WRAP=(sh -c 'echo $$ >"$0/cgroup.procs" && exec "$@"' "$group")
+	try "${WRAP[@]}" "$SERVER" -p "$SOCK" -s "$SHM" -m 512M -a -i pid
+	WRAP=()
+	rmdir "$group"
+	is "status: $(cat "$WORK/err")" "$STATUS" 1
+	has "$WORK/err" "cannot reserve 512M for /dev/shm/$SHM" "$group has only" 'kill a process'
+	missing "/dev/shm/$SHM" pid "$SOCK"
+}
+
 @test "a file system without any limit has room" {
 	small_tmpfs 0
 	serves 'size 4M' -- -f small/sparse -m 4M
@@ -570,7 +676,7 @@ fails_late() { # CALL COMMAND -- ARGUMENT...
 	has "$LOG" 'cannot shrink' 'a client is refused: the server could not start'
 	wait "$CLIENT"
 	is 'what the client got' "$(cat "$WORK/greeting")" $'-1 fd 0\n-1 fd 0\n-1 fd 0\nend'
-	is 'the pidfile, stale as before' "$(cat pid)" "$PID"
+	is 'the pidfile, stale as before' "$(cat pid)" 4194303
 	is bytes "$(bytes store)" 4194304
 }
 
@@ -650,6 +756,23 @@ fails_late() { # CALL COMMAND -- ARGUMENT...
 	is 'what is there' "$(ls -A huge)" ''
 }
 
+@test "huge pages: a start that fails takes none for a file that it has found" {
+	huge_pages_take 4
+	reserved() {
+		awk '/^HugePages_Rsvd:/ { print $2 }' /proc/meminfo
+	}
+	local before
+	truncate -s 4M huge/store
+	: >taken
+	before=$(reserved)
+	refused "$DIR/taken" -- -f huge/store -p taken
+	is 'reserved pages' "$(reserved)" "$before"
+	refused "$DIR/taken" -- -f huge/store -t -m 8M -p taken
+	is 'reserved pages' "$(reserved)" "$before"
+	serves 'size 4M' -- -f huge/store
+	is 'reserved pages' "$(reserved)" $((before + 2))
+}
+
 # --- one server for each object
 
 @test "two servers on one object exclude each other, by whatever name" {
@@ -670,6 +793,38 @@ fails_late() { # CALL COMMAND -- ARGUMENT...
 	refused "$SHM" 'another server' -- -f "/dev/shm/$SHM" -p other
 	stop
 	serves -- -f hard
+}
+
+@test "what another program has locked: it is named, and not taken for a server" {
+	need_tool flock
+	local kind
+	locked_by() { # FILE COMMAND...
+		"${@:2}" 3>&- &
+		PID=$!
+		PIDS+=("$PID")
+		eventually sh -c "! flock -n '$1' true"
+	}
+	make_file store 1M
+	echo 1 >pid
+	for kind in store pid; do
+		locked_by $kind flock -F $kind sleep 1000
+		refused "$DIR/$kind is locked by another program, process $PID (sleep)" -- -f store -i pid
+		hasnt "$WORK/err" 'another server'
+		kill "$PID"
+		wait "$PID" || true
+		eventually flock -n $kind true
+	done
+	# Who took the lock need not be there any more.
+	exec {kept}<store
+	flock "$kept"
+	refused "$DIR/store is locked by another program: " -- -f store
+	exec {kept}<&-
+	# The other kind of lock.
+	perl -e 'use Fcntl; open(my $f, "+<", "store") or die; my $lock = pack("s s l! l! i", F_WRLCK, 0, 0, 0, 0);
+		fcntl($f, F_SETLK, $lock) or die "$!"; print "locked\n"; close STDOUT; sleep 1000' >"$WORK/locked" 3>&- &
+	PIDS+=($!)
+	eventually grep -q locked "$WORK/locked"
+	refused "$DIR/store is locked by another program, process $! (perl)" -- -f store
 }
 
 # Two servers that create the same object, the first slowed down as given to strace, so that the
