@@ -2741,7 +2741,6 @@ static void trial_start(struct server *s)
 /* Executes the program, if the trial has found that it can take over. */
 static void trial_ended(struct server *s, int status)
 {
-	trial_kill(s); /* what it has left behind */
 	if (status != W_EXITCODE(CAN_TAKE_OVER, 0)) {
 		complain("%s cannot take over, going on without a restart: it ended with %s %d",
 			 s->program, WIFEXITED(status) ? "status" : "signal",
@@ -2759,16 +2758,29 @@ static void trial_ended(struct server *s, int status)
 	s->supervisor.unready = true;
 }
 
-/* Takes what has come of children that have ended. Others may be there that are not ours. */
+/*
+ * Takes what has come of children that have ended. Others may be there that are not ours. What a
+ * trial has left behind is killed while the child's number is still its own: once it has been
+ * waited for, another process may get that.
+ */
 static void children_reap(struct server *s)
 {
-	int status;
-	pid_t child;
+	for (;;) {
+		siginfo_t child = {.si_pid = 0};
+		bool tried;
+		int status;
 
-	while ((child = TEMP_FAILURE_RETRY(waitpid(-1, &status, WNOHANG))) > 0) {
-		if (child == s->ledger->flusher)
+		if (TEMP_FAILURE_RETRY(waitid(P_ALL, 0, &child, WEXITED | WNOHANG | WNOWAIT)) < 0 ||
+		    !child.si_pid)
+			return;
+		tried = child.si_pid == s->trial;
+		if (tried)
+			trial_kill(s);
+		if (TEMP_FAILURE_RETRY(waitpid(child.si_pid, &status, WNOHANG)) <= 0)
+			return;
+		if (child.si_pid == s->ledger->flusher)
 			flush_ended(s, status);
-		else if (child == s->trial)
+		else if (tried)
 			trial_ended(s, status);
 	}
 }

@@ -81,7 +81,7 @@ static const struct {
 	/* Processes. */
 	{"clone clone3 fork", "EAGAIN ENOMEM"},
 	{"execve", "EACCES ENOENT ENOMEM ETXTBSY EAGAIN EMFILE EIO ENOEXEC"},
-	{"wait4", "EINTR"},
+	{"wait4 waitid", "EINTR"},
 	{"kill", "EPERM ESRCH"},
 	{"setsid", "EPERM"},
 	{"setpgid", "EACCES EPERM"},
