@@ -94,6 +94,18 @@ load lib/restart
 	supervised "READY=1" "RELOADING=1" "READY=1" "STOPPING=1"
 }
 
+@test "a supervisor is told that the program could not be tried" {
+	need_strace
+	supervise
+	start -f mem
+	peer
+	inject clone:error=EAGAIN
+	no_restart "cannot start a process"
+	inject_end
+	stop
+	supervised "READY=1" "RELOADING=1" "READY=1" "STOPPING=1"
+}
+
 # Once it has been waited for, a process's number may be another's.
 @test "no process is killed that has been waited for" {
 	local how pid

@@ -86,6 +86,7 @@ static const struct {
 	{"setsid", "EPERM"},
 	{"setpgid", "EACCES EPERM"},
 	{"prlimit64", "EPERM"},
+	{"capget", "EPERM"},
 	/* Memory: where memory is short, the C library first tries another way to get it. */
 	{"brk", "ENOMEM"},
 	{"mmap", "ENOMEM EACCES EAGAIN ENFILE EPERM ENODEV"},
