@@ -243,7 +243,7 @@ struct supervisor {
 	size_t flight;        /* and that parcels may hold, for the kernel to pass others as well */
 	bool lost;            /* it cannot be reached, or lacks something, and the log says so */
 	bool full;            /* it had no room for a message: select tells when it has */
-	bool unready;         /* it has not been told yet that we are ready, or what is ours */
+	bool unready;         /* it has not been told yet that we are ready */
 	int64_t reloading_us; /* when a restart began of which it has not been told; 0: none */
 	uint8_t own_step;     /* how far it has been told what is our own (own_update) */
 	uint8_t drop_step;    /* and that it is to drop what it has of somebody who has left */

@@ -1076,6 +1076,7 @@ static void few_descriptors(void **state)
 	everybody_agrees();
 	n = unstored(ids, CLIENTS_MAX);
 	assert_int_equal(n, 12);
+	assert_true(server_logged(&server, "raise LimitNOFILE="));
 	assert_int_equal(supervisor_count(supervisor, "node-*"), most);
 	server_kill();
 	server_up(args);
@@ -1145,6 +1146,36 @@ static void a_slow_supervisor_is_waited_for(void **state)
 	assert_int_equal(let_go(came, -1), 0);
 	somebody_connects(options);
 	drive(0, client_agrees, NULL);
+	store_settles(OWN);
+	all_end();
+	log_check();
+}
+
+/* That a restart in place has begun, and ended, it hears when it has room. */
+static void a_full_supervisor_hears_of_a_reload(void **state)
+{
+	int ids[CLIENTS_MAX];
+	int64_t deadline;
+
+	(void)state;
+	server_up(TWO);
+	ready_wait(1);
+	store_settles(OWN);
+	supervisor_pause(supervisor);
+	unstored_gather(ids, CLIENTS_MAX, 6);
+	server_signal(&server, SIGHUP);
+	logged_wait(came, "restarted in place");
+	supervisor_resume(supervisor);
+	ready_wait(2);
+	assert_int_equal(supervisor_heard(supervisor, "RELOADING=1"), 1);
+	assert_false(supervisor_reloads(supervisor));
+	deadline = deadline_in(PATIENCE);
+	for (size_t hups = 2; hups <= 4; hups++) {
+		server_signal(&server, SIGHUP);
+		while (supervisor_heard(supervisor, "RELOADING=1") < hups ||
+		       supervisor_reloads(supervisor))
+			assert_that(deadline_ahead(deadline), "a reload never ends");
+	}
 	store_settles(OWN);
 	all_end();
 	log_check();
@@ -1690,6 +1721,7 @@ int main(void)
 		takeover_test(few_descriptors),
 		takeover_test(few_descriptors_and_no_limit),
 		takeover_test(a_slow_supervisor_is_waited_for),
+		takeover_test(a_full_supervisor_hears_of_a_reload),
 		takeover_test(a_supervisor_that_takes_nothing_is_not),
 		takeover_test(another_supervisor_at_the_same_address),
 		takeover_test(who_leaves_makes_room),

@@ -42,17 +42,18 @@ struct supervisor {
 	pthread_t thread;
 
 	pthread_mutex_t lock; /* of all that follows, and of taking messages */
-	bool paused, over, announced;
+	bool paused, over, announced, reexec;
 	unsigned int slow_ms; /* after each message */
 	struct stored *store; /* in the order in which they came */
 	size_t n, limit, refused;
 	size_t told[STATES];
+	bool reloading;
 	char error[256];
 };
 
 /* One message: what its lines say, and the descriptors that came with it. */
 struct message {
-	bool store, remove, unpolled;
+	bool store, remove, unpolled, ready, reloading, timed;
 	const char *name;
 	int fds[FDS_MAX];
 	size_t n;
@@ -114,6 +115,8 @@ static void line_apply(struct supervisor *s, struct message *m, const char *line
 	for (size_t i = 0; i < STATES; i++)
 		if (!strcmp(line, states[i])) {
 			s->told[i]++;
+			m->ready |= !strcmp(line, "READY=1");
+			m->reloading |= !strcmp(line, "RELOADING=1");
 			return;
 		}
 	if (!strcmp(line, "FDSTORE=1"))
@@ -124,7 +127,9 @@ static void line_apply(struct supervisor *s, struct message *m, const char *line
 		m->unpolled = true;
 	else if (!strncmp(line, "FDNAME=", 7))
 		m->name = line + 7;
-	else if (strncmp(line, "MONOTONIC_USEC=", 15) != 0 && strncmp(line, "STATUS=", 7) != 0)
+	else if (!strncmp(line, "MONOTONIC_USEC=", 15))
+		m->timed = true;
+	else if (strncmp(line, "STATUS=", 7) != 0)
 		wrong(s, "'%s' is nothing that systemd knows", line);
 }
 
@@ -135,6 +140,9 @@ static void message_apply(struct supervisor *s, struct message *m, char *text)
 
 	for (; line; line = strtok_r(NULL, "\n", &rest))
 		line_apply(s, m, line);
+	s->reloading = m->reloading || (s->reloading && !m->ready);
+	if (m->reloading != m->timed)
+		wrong(s, "a reload, and no time of it");
 	if ((m->store || m->remove) &&
 	    (!m->name || !*m->name || strlen(m->name) > NAME_LENGTH || strchr(m->name, ':')))
 		wrong(s, "'%s' cannot be the name of a descriptor", m->name ? m->name : "");
@@ -182,6 +190,28 @@ static bool message_take(struct supervisor *s)
 	return true;
 }
 
+/* Makes the socket, which a server of another user can reach. */
+static bool socket_bind(struct supervisor *s)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+
+	memcpy(address.sun_path, s->path, sizeof(s->path));
+	s->sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	return s->sock >= 0 && bind(s->sock, (struct sockaddr *)&address, sizeof(address)) == 0 &&
+	       chmod(s->path, 0777) == 0;
+}
+
+/* Does so once more. In its thread: while that waits for the old one, the kernel keeps that alive.
+ */
+static void socket_renew(struct supervisor *s)
+{
+	close(s->sock);
+	unlink(s->path);
+	if (!socket_bind(s))
+		s->sock = -1;
+	s->reexec = false;
+}
+
 static void *supervise(void *argument)
 {
 	struct supervisor *s = argument;
@@ -194,6 +224,8 @@ static void *supervise(void *argument)
 		pthread_mutex_lock(&s->lock);
 		if (polls[0].revents)
 			(void)!read(s->wake, &count, sizeof(count));
+		if (s->reexec)
+			socket_renew(s);
 		while (!s->paused && message_take(s) && !s->slow_ms)
 			;
 		polls[1].fd = s->paused || s->slow_ms ? -1 : s->sock;
@@ -213,17 +245,6 @@ static void changed(struct supervisor *s)
 
 	(void)!write(s->wake, &once, sizeof(once));
 	pthread_mutex_unlock(&s->lock);
-}
-
-/* Makes the socket, which a server of another user can reach. */
-static bool socket_bind(struct supervisor *s)
-{
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-
-	memcpy(address.sun_path, s->path, sizeof(s->path));
-	s->sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	return s->sock >= 0 && bind(s->sock, (struct sockaddr *)&address, sizeof(address)) == 0 &&
-	       chmod(s->path, 0777) == 0;
 }
 
 /* Makes the folder and the socket in it. */
@@ -319,14 +340,18 @@ void supervisor_slow(struct supervisor *s, unsigned int ms)
 
 bool supervisor_reexec(struct supervisor *s)
 {
+	int64_t deadline = deadline_in(PATIENCE);
 	bool done;
 
 	pthread_mutex_lock(&s->lock);
-	close(s->sock);
-	unlink(s->path);
-	done = socket_bind(s);
+	s->reexec = true;
 	changed(s);
-	return done;
+	do {
+		pthread_mutex_lock(&s->lock);
+		done = !s->reexec;
+		pthread_mutex_unlock(&s->lock);
+	} while (!done && deadline_ahead(deadline));
+	return done && s->sock >= 0;
 }
 
 void supervisor_settle(struct supervisor *s)
@@ -407,6 +432,17 @@ size_t supervisor_heard(struct supervisor *s, const char *state)
 			n = s->told[i];
 	pthread_mutex_unlock(&s->lock);
 	return n;
+}
+
+bool supervisor_reloads(struct supervisor *s)
+{
+	bool reloads;
+
+	supervisor_settle(s);
+	pthread_mutex_lock(&s->lock);
+	reloads = s->reloading;
+	pthread_mutex_unlock(&s->lock);
+	return reloads;
 }
 
 const char *supervisor_error(struct supervisor *s)

@@ -72,6 +72,9 @@ bool supervisor_wait(struct supervisor *s, const char *pattern, size_t n, int se
 /* How often it was told a state: "READY=1", "RELOADING=1" or "STOPPING=1". */
 size_t supervisor_heard(struct supervisor *s, const char *state);
 
+/* Whether it was told "RELOADING=1", and not "READY=1" after that. */
+bool supervisor_reloads(struct supervisor *s);
+
 /* What was sent that systemd would not take, or take differently; NULL: nothing. */
 const char *supervisor_error(struct supervisor *s);
 
