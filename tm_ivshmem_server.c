@@ -39,6 +39,7 @@
 #include <inttypes.h>
 #include <libgen.h>
 #include <limits.h>
+#include <linux/capability.h>
 #include <linux/magic.h>
 #include <linux/sockios.h>
 #include <poll.h>
@@ -63,6 +64,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/syslog.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
@@ -104,6 +106,7 @@
 #define SOCKET_RETRY_MS 1000  /* and until that is tried again */
 #define SOCKET_LOOK_MS  20000 /* between looks at it: not all that can be done to it is told */
 #define STORE_RETRY_MS  1000  /* until a supervisor is told again that could not be */
+#define STORE_MS        1000  /* that it gets to take something when the server ends */
 #define FLUSH_RETRY_MS  1000  /* and a flush that was not made */
 #define TRIAL_MS        10000 /* that a program gets to say that it can take over */
 #define STOP_POLL_MS    10    /* between looks at who has read everything, when the server ends */
@@ -150,7 +153,7 @@ struct peer {
 	int32_t process;
 	uint16_t id;
 	uint8_t sending;    /* a send is under way: how much of it went out is not known */
-	uint8_t stored;     /* the supervisor has its socket and eventfds as well */
+	uint8_t stored;     /* what the supervisor has of it: PARCEL_FIRST and so on; 0: nothing */
 	int32_t eventfds[]; /* one for each vector */
 };
 
@@ -177,6 +180,18 @@ enum timer {
 enum own { OWN_LEDGER, OWN_OBJECT, OWN_LOCK, OWN_LISTENER, OWNS };
 static const char *const own_names[OWNS] = {"ledger", "object", "lock", "our-listener"};
 #define PARCEL "node-" /* and a serial number: what the parcel of a peer is called */
+
+/*
+ * What is stored of a peer. Only by its name can the supervisor drop a parcel, so one that is to
+ * take the place of another has another name, which means the same: a zero before the number.
+ */
+enum {
+	PARCEL_FIRST = 1,
+	PARCEL_SECOND = 2, /* by the name with the zero */
+	PARCEL_KEPT = PARCEL_FIRST | PARCEL_SECOND,
+	PARCEL_BOTH = 4, /* the one by the other name is to be dropped */
+	PARCEL_ANEW = 8, /* it may have been lost: another is to take its place */
+};
 
 #define LEDGER_MAGIC         UINT64_C(0x72656764656c6d74)
 #define LEDGER_LAYOUT        2
@@ -225,13 +240,21 @@ _Static_assert(TIMERS <= 8 && sizeof(struct place) == 24 && sizeof(struct peer) 
 
 /* Who started us and wants to hear of us, such as systemd (sd_notify(3)). */
 struct supervisor {
-	int sock; /* to send from; closed at exit. -1: it could not be opened yet */
+	int sock; /* connected to it, if it can be reached; closed at exit. -1: not opened yet */
 	struct sockaddr_un address;
-	socklen_t length; /* of the address; 0: there is no supervisor */
-	bool lost;        /* it cannot be reached, and the log says so */
-	bool unready;     /* it has not been told yet that we are ready, or what is ours */
-	int64_t ping_ms;  /* how often it is to hear that the loop goes round; 0: not at all */
-	int64_t ping_at;  /* when it is to hear that next, on the clock of now_ms */
+	socklen_t length;     /* of the address; 0: there is no supervisor */
+	size_t room;          /* descriptors that it stores for us, at most */
+	size_t flight;        /* and that parcels may hold, for the kernel to pass others as well */
+	bool lost;            /* it cannot be reached, or lacks something, and the log says so */
+	bool full;            /* it had no room for a message: select tells when it has */
+	bool unready;         /* it has not been told yet that we are ready */
+	int64_t reloading_us; /* when a restart began of which it has not been told; 0: none */
+	uint8_t own_step;     /* how far it has been told what is our own (own_update) */
+	uint8_t drop_step;    /* and that it is to drop what it has of somebody who has left */
+	bool doubtful;        /* what it was told of our own before, it may have lost */
+	bool behind;          /* so it may be with peers, or there is room for more of them */
+	int64_t ping_ms;      /* how often it is to hear that the loop goes round; 0: not at all */
+	int64_t ping_at;      /* when it is to hear that next, on the clock of now_ms */
 };
 
 struct server {
@@ -2747,7 +2770,14 @@ static bool timer_ended(struct server *s, enum timer timer)
  * the peer's socket and eventfds lie in order. So it holds one descriptor for a peer, however many
  * vectors that has. The other end of the pair lies there first: to close the last descriptor of a
  * socket would cost more than all the rest. We never wait for the supervisor: what it has no room
- * for is told again later.
+ * for is told when it has. Where it has no room, one message at a time may find some, so none is
+ * sent twice: else there would never be an end of it.
+ *
+ * Nobody tells us when the supervisor loses what it has, as systemd does when a unit is masked for
+ * a moment. So at each restart all is stored anew. Of our own it notices that it has it already.
+ * A parcel is another one each time, and takes the place of the one before by another name; never
+ * is there none. The lock makes room for that in a store that is just large enough: a successor can
+ * do without.
  */
 
 /* Descriptors in a parcel, at most, and which of them are what; the eventfds come last. */
@@ -2771,11 +2801,38 @@ static int64_t supervisor_ping_ms(void)
 	return (int64_t)(number / 1000 / PINGS) + 1;
 }
 
-/* Finds out whether there is a supervisor. */
+/*
+ * How many more descriptors than nodes a store should have room for: our own, and the parcels of
+ * those who leave while as many others join that all are accepted in one round.
+ */
+#define STORE_MORE (OWNS + ACCEPTS_PER_ROUND + 2)
+
+#define FIRST_USER_NAMESPACE UINT64_C(0xeffffffd) /* what its file's number is, on every Linux */
+
+/*
+ * Whether the kernel limits how many descriptors we have in flight: it does not for the privileged,
+ * unless they are so in a namespace of their own only.
+ */
+static bool flight_limited(void)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3];
+	struct stat st;
+
+	return syscall(SYS_capget, &header, sets) < 0 ||
+	       !(sets[0].effective &
+		 (CAP_TO_MASK(CAP_SYS_RESOURCE) | CAP_TO_MASK(CAP_SYS_ADMIN))) ||
+	       stat("/proc/self/ns/user", &st) < 0 || st.st_ino != FIRST_USER_NAMESPACE;
+}
+
+/* Finds out whether there is a supervisor, and how much it can store. */
 static void supervisor_open(struct server *s)
 {
 	struct supervisor *v = &s->supervisor;
-	const char *path = getenv("NOTIFY_SOCKET");
+	const char *path = getenv("NOTIFY_SOCKET"), *most = getenv("FDSTORE");
+	struct rlimit limit;
+	uint64_t number;
+	char *end;
 
 	if (!path || !*path || strlen(path) >= sizeof(v->address.sun_path))
 		return;
@@ -2783,7 +2840,11 @@ static void supervisor_open(struct server *s)
 	v->length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
 	if (*path == '@')
 		v->address.sun_path[0] = '\0';
-	v->sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	v->room = most && digits_parse(most, &number, &end) && !*end ? number : SIZE_MAX;
+	v->flight = SIZE_MAX;
+	/* Messages need room as well (socket_buffer_limit). */
+	if (flight_limited() && getrlimit(RLIMIT_NOFILE, &limit) == 0)
+		v->flight = limit.rlim_cur / 2;
 	v->unready = true;
 	v->ping_ms = supervisor_ping_ms();
 }
@@ -2794,9 +2855,39 @@ static bool supervised(const struct server *s)
 	return s->supervisor.length > 0;
 }
 
+/* Makes the socket to tell it anything, where there is none yet. Returns false with errno. */
+static bool supervisor_socket(struct server *s)
+{
+	struct supervisor *v = &s->supervisor;
+
+	if (supervised(s) && v->sock < 0)
+		v->sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	return v->sock >= 0;
+}
+
+/* Connects that to the socket that stands at the address by now. Returns false with errno. */
+static bool supervisor_connect(const struct supervisor *v)
+{
+	return connect(v->sock, (const struct sockaddr *)&v->address, v->length) == 0;
+}
+
+/* Sends the supervisor a message. Returns false with errno. */
+static bool supervisor_send(struct server *s, const char *state, size_t length, int fd)
+{
+	const struct supervisor *v = &s->supervisor;
+
+	if (!supervisor_socket(s))
+		return false;
+	if (scm_pass(v->sock, NULL, 0, state, length, &fd, fd >= 0))
+		return true;
+	return (errno == ENOTCONN || errno == ECONNREFUSED) && supervisor_connect(v) &&
+	       scm_pass(v->sock, NULL, 0, state, length, &fd, fd >= 0);
+}
+
 /*
  * Tells the supervisor a state, with a descriptor unless that is -1. If it cannot be told, whatever
- * is still to be told is tried again later; the log says so once. Returns whether it was told.
+ * is still to be told is tried again when there is room, or later; the log says so once. Returns
+ * whether it was told.
  */
 __attribute__((format(printf, 3, 4))) static bool supervisor_tell(struct server *s, int fd,
 								  const char *format, ...)
@@ -2808,16 +2899,15 @@ __attribute__((format(printf, 3, 4))) static bool supervisor_tell(struct server 
 
 	if (!supervised(s))
 		return false;
-	if (v->sock < 0)
-		v->sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	va_start(args, format);
 	n = vsnprintf(state, sizeof(state), format, args);
 	va_end(args);
-	if (v->sock >= 0 &&
-	    scm_pass(v->sock, &v->address, v->length, state, (size_t)n, &fd, fd >= 0))
+	if (supervisor_send(s, state, (size_t)n, fd))
 		return true;
-	timer_start(s, TIMER_STORE, errno == EAGAIN ? SEND_RETRY_MS : STORE_RETRY_MS);
-	if (errno != EAGAIN && !v->lost) {
+	timer_start(s, TIMER_STORE, STORE_RETRY_MS);
+	if (errno == EAGAIN) {
+		v->full = true;
+	} else if (!v->lost) {
 		for (char *at = state; *at; at++)
 			if (*at == '\n')
 				*at = ' ';
@@ -2827,24 +2917,34 @@ __attribute__((format(printf, 3, 4))) static bool supervisor_tell(struct server 
 	return false;
 }
 
+/* Notes what has come of something that is stored or dropped. A successor is worth waiting for it.
+ */
+static bool supervisor_took(struct server *s, bool done)
+{
+	if (done && s->handover)
+		s->stop_at = now_ms() + STORE_MS;
+	return done;
+}
+
 /* Has a descriptor stored by this name. FDPOLL=0: it is not to be dropped when its end comes. */
 static bool supervisor_store(struct server *s, int fd, const char *name)
 {
-	return supervisor_tell(s, fd, "FDSTORE=1\nFDNAME=%s\nFDPOLL=0", name);
+	return supervisor_took(s, supervisor_tell(s, fd, "FDSTORE=1\nFDNAME=%s\nFDPOLL=0", name));
 }
 
 /* Has all descriptors dropped that are stored by this name. */
 static bool supervisor_drop(struct server *s, const char *name)
 {
-	return supervisor_tell(s, -1, "FDSTOREREMOVE=1\nFDNAME=%s", name);
+	return supervisor_took(s, supervisor_tell(s, -1, "FDSTOREREMOVE=1\nFDNAME=%s", name));
 }
 
-/* What the parcel of the peer with this serial number is called. */
-static struct text parcel_name(uint64_t serial)
+/* What the parcel of the peer with this serial number is called, by its first name or its second.
+ */
+static struct text parcel_name(uint64_t serial, bool second)
 {
 	struct text name;
 
-	snprintf(name.text, sizeof(name.text), PARCEL "%" PRIu64, serial);
+	snprintf(name.text, sizeof(name.text), PARCEL "%s%" PRIu64, second ? "0" : "", serial);
 	return name;
 }
 
@@ -2858,32 +2958,71 @@ static bool parcel_fail(struct server *s)
 }
 
 /*
- * Whether one more parcel leaves room for messages: what lies in parcels is in flight, too, and
- * beyond the limit of that nobody could be sent anything (socket_buffer_limit).
+ * Whether a parcel of this peer fits: into what the supervisor stores, if it says how much that is;
+ * and into what may be in flight, for that is what lies in parcels. Beyond the limit of that nobody
+ * could be sent anything. If it does not, the log says so, and somebody has to leave first.
  */
-static bool parcel_fits(const struct server *s)
+static bool parcel_fits(struct server *s, const struct peer *p)
 {
-	size_t all = (s->count + 1) * (PARCEL_EVENTFDS + s->ledger->vectors);
-	struct rlimit limit;
+	const struct ledger *l = s->ledger;
+	struct supervisor *v = &s->supervisor;
+	size_t each = PARCEL_EVENTFDS + l->vectors, all = s->count + 1;
 
-	return getrlimit(RLIMIT_NOFILE, &limit) < 0 || all <= limit.rlim_cur / 2;
+	if (p->stored || (all + OWNS <= v->room && all <= v->flight / each))
+		return true;
+	for (size_t i = 0; i < s->count; i++)
+		all -= !peer_at(s, s->order[i])->stored;
+	if (all + OWNS <= v->room && all <= v->flight / each)
+		return true;
+	if (v->lost)
+		return false;
+	v->lost = true;
+	if (all + OWNS > v->room)
+		return complain("ID %d is not stored, and ends with the server: the supervisor "
+				"stores %zu descriptors and no more; raise FileDescriptorStoreMax= "
+				"to the number of nodes and %d",
+				p->id, v->room, STORE_MORE);
+	return complain("ID %d is not stored, and ends with the server: no more than %zu "
+			"descriptors may be in flight; raise LimitNOFILE= to %zu for each node",
+			p->id, 2 * v->flight, 2 * each);
+}
+
+/* Has the supervisor drop what it has of those who have left, by whatever name. */
+static bool parcels_drop(struct server *s)
+{
+	struct ledger *l = s->ledger;
+	struct supervisor *v = &s->supervisor;
+
+	if (l->departures - l->forgotten > IDS)
+		l->forgotten = l->departures - IDS;
+	for (; l->forgotten < l->departures; l->forgotten++) {
+		uint64_t serial = l->ring[l->forgotten % IDS].serial;
+
+		for (; v->drop_step < 2; v->drop_step++)
+			if (!supervisor_drop(s, parcel_name(serial, v->drop_step).text))
+				return false;
+		v->drop_step = 0;
+		v->behind = true; /* there may be room for somebody else */
+	}
+	return true;
 }
 
 /*
  * Has the parcel of a peer stored that has this socket, and is to have this serial number. Returns
  * false if it is still to be stored by supervisor_update.
  */
-static bool parcel_store(struct server *s, int sock, uint64_t serial)
+static bool parcel_store(struct server *s, int sock, uint64_t serial, bool second)
 {
 	const struct peer *p = peer_at(s, sock);
 	size_t count = PARCEL_EVENTFDS + s->ledger->vectors;
 	int all[PARCEL_MAX], ends[2];
 	bool done = true;
 
-	if (!supervised(s) || s->ledger->timers[TIMER_STORE])
+	/* Those who have left make room first. */
+	if (!supervised(s) || s->ledger->timers[TIMER_STORE] || !parcels_drop(s) ||
+	    !parcel_fits(s, p))
 		return false;
-	errno = ETOOMANYREFS;
-	if (!parcel_fits(s) || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
 		return parcel_fail(s);
 	all[PARCEL_END] = ends[1];
 	all[PARCEL_SOCKET] = sock;
@@ -2892,27 +3031,138 @@ static bool parcel_store(struct server *s, int sock, uint64_t serial)
 		done = scm_pass(ends[1], NULL, 0, "", 1, &all[at],
 				count - at < SCM_DESCRIPTORS ? count - at : SCM_DESCRIPTORS) ||
 		       parcel_fail(s);
-	done = done && supervisor_store(s, ends[0], parcel_name(serial).text);
+	done = done && supervisor_store(s, ends[0], parcel_name(serial, second).text);
 	close(ends[0]);
 	close(ends[1]);
 	return done;
 }
 
-/* Tells the supervisor what is our own, and that we are ready. Returns whether all was told. */
-static bool supervisor_begin(struct server *s)
+/* Whether the supervisor has room for a message: to ask costs less than a parcel made in vain. */
+static bool supervisor_has_room(struct server *s)
+{
+	struct pollfd room = {.fd = s->supervisor.sock, .events = POLLOUT};
+
+	if (room.fd < 0 || poll(&room, 1, 0) != 0)
+		return true; /* or the message will say what is wrong */
+	timer_start(s, TIMER_STORE, STORE_RETRY_MS);
+	s->supervisor.full = true;
+	return false;
+}
+
+/* Has stored what is to be of a peer, and dropped what is too much. False: it is not done yet. */
+static bool parcel_update(struct server *s, int sock)
+{
+	struct peer *p = peer_at(s, sock);
+
+	for (;;) {
+		bool second = p->stored & PARCEL_SECOND;
+
+		if (p->stored & PARCEL_BOTH) {
+			if (!supervisor_drop(s, parcel_name(p->serial, !second).text))
+				return false;
+			p->stored &= (uint8_t)~PARCEL_BOTH;
+		} else if (p->stored & PARCEL_ANEW) {
+			if (!supervisor_has_room(s) || !parcel_store(s, sock, p->serial, !second))
+				return false;
+			p->stored = PARCEL_BOTH | (second ? PARCEL_FIRST : PARCEL_SECOND);
+		} else if (!p->stored) {
+			if (!supervisor_has_room(s) || !parcel_store(s, sock, p->serial, false))
+				return false;
+			p->stored = PARCEL_FIRST;
+		} else {
+			return true;
+		}
+	}
+}
+
+/* Does so for all. Returns false if there is more to do once the supervisor, or the kernel, can. */
+static bool parcels_update(struct server *s)
+{
+	bool all = true;
+
+	for (size_t i = 0; i < s->count; i++) {
+		if (!all && !peer_at(s, s->order[i])->stored)
+			continue; /* where one does not fit, the next does not, either */
+		all = parcel_update(s, s->order[i]) && all;
+		if (s->ledger->timers[TIMER_STORE])
+			return false;
+	}
+	s->supervisor.behind = false;
+	s->supervisor.lost = s->supervisor.lost && !all;
+	return true;
+}
+
+/*
+ * Tells the supervisor what is our own, but for the lock, of which it is told last. Returns whether
+ * all was told.
+ */
+static bool own_update(struct server *s)
 {
 	struct ledger *l = s->ledger;
 	struct supervisor *v = &s->supervisor;
 	const int own[OWNS] = {s->ledger_fd, l->store, l->lock, l->socket_ino ? l->listener : -1};
 
-	for (enum own i = 0; i < OWNS; i++) {
-		if (!l->kept[i] && (!supervisor_drop(s, own_names[i]) ||
-				    (own[i] >= 0 && !supervisor_store(s, own[i], own_names[i]))))
-			return false;
-		l->kept[i] = true;
+	for (; v->own_step < 2 * OWNS; v->own_step++) {
+		enum own i = v->own_step % OWNS;
+
+		if (v->own_step < OWNS) {
+			if (i == OWN_LOCK && v->doubtful)
+				l->kept[i] = false;
+			if (!l->kept[i] && !supervisor_drop(s, own_names[i]))
+				return false;
+		} else if (i != OWN_LOCK && (!l->kept[i] || v->doubtful)) {
+			if (own[i] >= 0 && !supervisor_store(s, own[i], own_names[i]))
+				return false;
+			l->kept[i] = true;
+		}
 	}
-	v->unready = !supervisor_tell(s, -1, "READY=1");
-	return !v->unready;
+	v->doubtful = false;
+	return true;
+}
+
+/* Tells the supervisor that a restart has begun, if it has. Returns whether it knows. */
+static bool reload_tell(struct server *s)
+{
+	struct supervisor *v = &s->supervisor;
+
+	if (v->reloading_us &&
+	    !supervisor_tell(s, -1, "RELOADING=1\nMONOTONIC_USEC=%" PRId64, v->reloading_us))
+		return false;
+	v->reloading_us = 0;
+	return true;
+}
+
+/* A restart begins, which READY=1 ends, whatever comes of it. */
+static void supervisor_reload(struct server *s)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t); /* in full: it must not seem to be before the request */
+	s->supervisor.reloading_us = (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+	s->supervisor.unready = true;
+	reload_tell(s);
+}
+
+/* Tells the supervisor how we are, and what is our own. Returns whether it has been told. */
+static bool supervisor_begin(struct server *s)
+{
+	struct supervisor *v = &s->supervisor;
+
+	if (!reload_tell(s) || !own_update(s))
+		return false;
+	if (v->unready && !s->trial && !s->stop_at)
+		v->unready = !supervisor_tell(s, -1, "READY=1");
+	return !s->ledger->timers[TIMER_STORE];
+}
+
+/* Has all stored anew that has been, since it may have been lost. */
+static void supervisor_doubt(struct server *s)
+{
+	for (size_t i = 0; i < s->count; i++)
+		if (peer_at(s, s->order[i])->stored)
+			peer_at(s, s->order[i])->stored |= PARCEL_ANEW;
+	s->supervisor.own_step = 0;
+	s->supervisor.doubtful = s->supervisor.behind = true;
 }
 
 /*
@@ -2922,24 +3172,41 @@ static bool supervisor_begin(struct server *s)
 static void supervisor_update(struct server *s)
 {
 	struct ledger *l = s->ledger;
-	bool again = timer_ended(s, TIMER_STORE) || s->supervisor.unready;
+	struct supervisor *v = &s->supervisor;
 
-	if (!supervised(s) || l->timers[TIMER_STORE] ||
-	    (s->supervisor.unready && !supervisor_begin(s)))
+	if (!supervised(s))
 		return;
-	if (l->departures - l->forgotten > IDS)
-		l->forgotten = l->departures - IDS;
-	for (; l->forgotten < l->departures; l->forgotten++)
-		if (!supervisor_drop(s, parcel_name(l->ring[l->forgotten % IDS].serial).text))
-			return;
-	for (size_t i = 0; again && i < s->count; i++) {
-		struct peer *p = peer_at(s, s->order[i]);
-
-		p->stored = p->stored || parcel_store(s, s->order[i], p->serial);
-		if (!p->stored)
-			return;
+	if (timer_ended(s, TIMER_STORE)) {
+		/* It has taken nothing for so long: the socket at its address may be another. */
+		if (v->sock >= 0)
+			supervisor_connect(v);
+		v->full = false;
+		v->behind = true;
 	}
-	s->supervisor.lost = s->supervisor.lost && !again;
+	if (l->timers[TIMER_STORE] || !supervisor_begin(s) || !parcels_drop(s) ||
+	    (v->behind && !parcels_update(s)) || l->kept[OWN_LOCK])
+		return;
+	l->kept[OWN_LOCK] = l->lock < 0 || supervisor_store(s, l->lock, own_names[OWN_LOCK]);
+}
+
+/* Has select look whether the supervisor has room, if it had none. */
+static void supervisor_watch(const struct server *s, fd_set *writable)
+{
+	if (s->supervisor.full && s->supervisor.sock < FD_SETSIZE)
+		FD_SET(s->supervisor.sock, writable);
+}
+
+/* Notices that it has room, and takes it out of the set, for others are peers. */
+static void supervisor_wake(struct server *s, fd_set *writable)
+{
+	struct supervisor *v = &s->supervisor;
+
+	if (!v->full || v->sock >= FD_SETSIZE || !FD_ISSET(v->sock, writable))
+		return;
+	FD_CLR(v->sock, writable);
+	v->full = false;
+	v->behind = true;
+	s->ledger->timers[TIMER_STORE] = 0;
 }
 
 /* Lets the supervisor know that the loop goes round, when it is to hear that. */
@@ -2968,8 +3235,7 @@ static void supervisor_explain(int status, void *server)
 	if (!supervised(s))
 		supervisor_open(s);
 	if (supervised(s))
-		scm_pass(s->supervisor.sock, &s->supervisor.address, s->supervisor.length, state,
-			 (size_t)n, NULL, 0);
+		supervisor_send(s, state, (size_t)n, -1);
 }
 
 /*
@@ -3202,7 +3468,8 @@ static void peer_join(struct server *s, int sock, int id, bool stored)
 	p->place = (struct place){
 		.head = l->legacy ? 1 : 0, .vectors = l->vectors, .departures = l->departures};
 	ledger_order();
-	p->stored = stored || parcel_store(s, sock, serial);
+	p->stored = 0;
+	p->stored = stored || parcel_store(s, sock, serial, false) ? PARCEL_FIRST : 0;
 	ledger_order();
 	p->serial = serial;
 	ledger_order();
@@ -3222,7 +3489,7 @@ static void peer_free(struct server *s, int sock)
 	/* Others may have it open as well: then closing it ends neither the watch nor the stream.
 	 */
 	epoll_ctl(s->ledger->ends, EPOLL_CTL_DEL, sock, NULL);
-	if (p->stored)
+	if (p->stored & PARCEL_KEPT)
 		shutdown(sock, SHUT_RDWR);
 	close(sock);
 }
@@ -3520,7 +3787,10 @@ static void peers_list(const struct server *s)
 
 		say("ID %d: %s, connected for %" PRId64 " s, %zu message%s waiting%s", p->id,
 		    peer_text(s->order[i]).text, (now_ms() - p->joined_ms) / 1000, owed, S(owed),
-		    supervised(s) && !p->stored ? ", not stored yet" : "");
+		    !supervised(s)            ? ""
+		    : !p->stored              ? ", not stored yet"
+		    : p->stored & PARCEL_ANEW ? ", not stored anew yet"
+					      : "");
 		waiting += owed;
 	}
 	say("%zu node%s connected, %" PRIu64 " joined so far, %zu message%s waiting", s->count,
@@ -3716,8 +3986,8 @@ static void program_execute(struct server *s, const char *purpose)
 {
 	char value[64];
 
-	snprintf(value, sizeof(value), "%s %d %d %zu", purpose, s->ledger_fd, background,
-		 log_lost());
+	snprintf(value, sizeof(value), "%s %d %d %zu %" PRId64, purpose, s->ledger_fd, background,
+		 log_lost(), s->supervisor.reloading_us);
 	if (fcntl(s->ledger_fd, F_SETFD, 0) == 0 && setenv(LEDGER_VARIABLE, value, 1) == 0)
 		execv(s->program, s->argv);
 	fail("cannot execute %s, going on without a restart", s->program);
@@ -3747,6 +4017,7 @@ static void trial_start(struct server *s)
 	if (s->stop_at)
 		return;
 	trial_kill(s);
+	supervisor_reload(s);
 	if (child_start(s, &s->trial, trial_work,
 			"try the program on disk, going on without a restart"))
 		timer_start(s, TIMER_TRIAL, TRIAL_MS);
@@ -3755,7 +4026,6 @@ static void trial_start(struct server *s)
 /* Executes the program, if the trial has found that it can take over. */
 static void trial_ended(struct server *s, int status)
 {
-	trial_kill(s); /* what it has left behind */
 	if (status != W_EXITCODE(CAN_TAKE_OVER, 0)) {
 		complain("%s cannot take over, going on without a restart: it ended with %s %d",
 			 s->program, WIFEXITED(status) ? "status" : "signal",
@@ -3764,27 +4034,38 @@ static void trial_ended(struct server *s, int status)
 	}
 	if (s->stop_at)
 		return;
-	supervisor_tell(s, -1, "RELOADING=1\nMONOTONIC_USEC=%" PRId64, now_ms() * 1000);
 	if (descriptors_keep(s, true))
 		program_execute(s, "resume");
 	else
 		fail("cannot keep descriptors open, going on without a restart");
 	descriptors_keep(s, false);
-	s->supervisor.unready = true;
 }
 
-/* Takes what has come of children that have ended. Others may be there that are not ours. */
+/*
+ * Takes what has come of children that have ended. Others may be there that are not ours. What a
+ * trial has left behind is killed while the child's number is still its own: once it has been
+ * waited for, another process may get that.
+ */
 static void children_reap(struct server *s)
 {
-	int status;
-	pid_t child;
+	for (;;) {
+		siginfo_t child = {.si_pid = 0};
+		bool tried;
+		int status;
 
-	while ((child = TEMP_FAILURE_RETRY(waitpid(-1, &status, WNOHANG))) > 0) {
-		if (child == s->ledger->flusher)
+		if (TEMP_FAILURE_RETRY(waitid(P_ALL, 0, &child, WEXITED | WNOHANG | WNOWAIT)) < 0 ||
+		    !child.si_pid)
+			return;
+		tried = child.si_pid == s->trial;
+		if (tried)
+			trial_kill(s);
+		if (TEMP_FAILURE_RETRY(waitpid(child.si_pid, &status, WNOHANG)) <= 0)
+			return;
+		if (child.si_pid == s->ledger->flusher)
 			flush_ended(s, status);
-		else if (child == s->trial)
+		else if (tried)
 			trial_ended(s, status);
-		else if (child == s->looker)
+		else if (child.si_pid == s->looker)
 			look_ended(s, status);
 	}
 }
@@ -3833,7 +4114,7 @@ static void server_stop(struct server *s, const char *why)
 
 /*
  * Ends as well, but for a successor that gets from the supervisor what this one serves, and so
- * changes nothing, once all has been stored.
+ * changes nothing, once all has been stored: that is waited for as long as anything comes of it.
  */
 static void server_hand_over(struct server *s, const char *why)
 {
@@ -3843,8 +4124,9 @@ static void server_hand_over(struct server *s, const char *why)
 		say("%s: ending, a successor is to take over %zu node%s", why, s->count,
 		    S(s->count));
 		supervisor_tell(s, -1, "STOPPING=1");
+		supervisor_doubt(s);
 		s->leave_waiting = s->handover = true;
-		s->stop_at = now_ms() + GREETING_MS;
+		s->stop_at = now_ms() + STORE_MS;
 	}
 }
 
@@ -3870,7 +4152,7 @@ static bool listener_replace(struct server *s, int fd)
 	shutdown(s->ledger->listener, SHUT_RDWR);
 	peers_accept(s, true);
 	s->ledger->kept[OWN_LISTENER] = false;
-	s->supervisor.unready = true;
+	s->supervisor.own_step = 0;
 	return dup3(fd, s->ledger->listener, O_CLOEXEC) >= 0 ||
 	       fail("cannot replace the socket %s", s->opt.socket);
 }
@@ -3993,6 +4275,7 @@ static void server_wait(struct server *s, fd_set *readable, fd_set *writable)
 
 	FD_ZERO(readable);
 	*writable = s->blocked;
+	supervisor_watch(s, writable);
 	FD_SET(l->signals, readable);
 	FD_SET(l->ends, readable);
 	if (l->watch >= 0)
@@ -4034,6 +4317,7 @@ static void serve(struct server *s)
 				 s->program, TRIAL_MS / 1000);
 			trial_kill(s);
 		}
+		supervisor_wake(s, &writable);
 		peers_wake(s, &writable); /* first: who has gone shows as writable, too */
 		if (FD_ISSET(l->ends, &readable))
 			peers_read(s);
@@ -4065,8 +4349,10 @@ static void serve(struct server *s)
 /* The parcel of a peer, which may have left, or may not have become one. */
 struct parcel {
 	uint64_t serial;
-	int fd;   /* -1: done with */
-	int sock; /* where the peer stands; -1: nowhere */
+	int fd;      /* -1: done with */
+	int sock;    /* where the peer stands; -1: nowhere */
+	bool second; /* it has the second of its names */
+	bool both;   /* and there is one by the other name, too */
 };
 
 /* What a supervisor passes to us; -1: nothing. */
@@ -4134,6 +4420,7 @@ static bool passed_take(struct passed *in, int fd, const char *name)
 	    digits_parse(name + strlen(PARCEL), &in->parcels[in->count].serial, &end) && !*end &&
 	    in->parcels[in->count].serial > 0) {
 		in->parcels[in->count].sock = -1;
+		in->parcels[in->count].second = name[strlen(PARCEL)] == '0';
 		in->parcels[in->count++].fd = fd;
 		return true;
 	}
@@ -4219,10 +4506,17 @@ static void parcels_choose(const struct server *s, struct passed *in, fd_set *ke
 	}
 }
 
+/* Why there is no parcel of a peer. */
+static const char *parcel_missing(const struct peer *p)
+{
+	return p->stored ? "it had been stored, and the supervisor has lost that (is "
+			   "FileDescriptorStoreMax= large enough?)"
+			 : "it had not been stored when the server died";
+}
+
 /* Gives up the peers that cannot be taken over: nothing stands at their numbers. */
 static void peers_give_up(struct server *s, struct passed *in)
 {
-	static const char lost[] = "it had not been stored when the server died";
 	static const char many[] = "too few descriptors may be open to take it over (ulimit -n, "
 				   "LimitNOFILE=)";
 	struct ledger *l = s->ledger;
@@ -4240,7 +4534,7 @@ static void peers_give_up(struct server *s, struct passed *in)
 
 		if (!p->serial || FD_ISSET(sock, &kept))
 			continue;
-		node_name(p, FD_ISSET(sock, &few) ? many : lost);
+		node_name(p, FD_ISSET(sock, &few) ? many : parcel_missing(p));
 		departure_note(l, p->serial, p->id);
 		p->serial = 0;
 		l->flush_due = true;
@@ -4371,7 +4665,8 @@ static void parcel_disown(struct server *s, uint64_t serial)
 		l->joins = serial; /* so no other gets its name */
 	set_each (sock, &s->present)
 		if (peer_at(s, sock)->place.reached >= serial) {
-			supervisor_drop(s, parcel_name(serial).text);
+			supervisor_drop(s, parcel_name(serial, false).text);
+			supervisor_drop(s, parcel_name(serial, true).text);
 			return;
 		}
 	departure_note(l, serial, 0);
@@ -4421,12 +4716,22 @@ static void parcel_join(struct server *s, const struct parcel *parcel)
 static void parcels_find(const struct server *s, struct passed *in)
 {
 	const struct ledger *l = s->ledger;
+	struct parcel *found[FD_SETSIZE] = {NULL};
 
 	for (size_t i = 0; i < in->count; i++) {
-		struct parcel *parcel = &in->parcels[i];
+		struct parcel *parcel = &in->parcels[i], **first;
 
 		if (parcel->serial != departed_last(l))
 			parcel->sock = peer_find(s, parcel->serial);
+		first = parcel->sock < 0 ? NULL : &found[parcel->sock];
+		if (first && *first) { /* by its other name */
+			(*first)->both = true;
+			parcel->sock = -1;
+			parcel_close(parcel);
+			continue;
+		}
+		if (first)
+			*first = parcel;
 		if (parcel->sock < 0 && parcel->serial == l->joins &&
 		    !peer_departed(l, parcel->serial))
 			in->ungreeted = parcel;
@@ -4447,9 +4752,12 @@ static void peers_inherit(struct server *s, struct passed *in)
 		if (parcel->sock < 0 || !FD_ISSET(parcel->sock, &s->present))
 			continue;
 		if (parcel_place(s, parcel))
-			peer_at(s, parcel->sock)->stored = true;
+			peer_at(s, parcel->sock)->stored =
+				(parcel->second ? PARCEL_SECOND : PARCEL_FIRST) |
+				(parcel->both ? PARCEL_BOTH : 0);
 		else
 			peer_let_go(s, parcel->sock, strerror(errno));
+		s->supervisor.behind |= parcel->both;
 	}
 	for (size_t i = 0; i < in->count; i++) {
 		struct parcel *parcel = &in->parcels[i];
@@ -4583,7 +4891,7 @@ static void ledger_adopt(struct server *s, const struct passed *in)
 		l->kept[i] = in->own[i] >= 0 && !(i == OWN_OBJECT && in->regained);
 	memset(l->timers, 0, sizeof(l->timers));
 	for (int sock = 0; sock < (int)l->slots; sock++) {
-		peer_at(s, sock)->stored = false;
+		peer_at(s, sock)->stored = 0;
 		memset(peer_at(s, sock)->eventfds, -1, l->vectors * sizeof(int32_t));
 	}
 	if (!l->socket_ino) /* it was removed at the end */
@@ -4662,7 +4970,7 @@ static void nodes_let_go(const struct passed *in)
 			 in->count == 1 ? "node is" : "nodes are", in->count == 1 ? "it" : "them");
 	for (int sock = 0; old && sock < (int)old->slots; sock++) {
 		const struct peer *p = ledger_peer(old, sock);
-		const char *why = "it had not been stored when the server died";
+		const char *why = parcel_missing(p);
 
 		if (!p->serial || p->serial == departed_last(old))
 			continue;
@@ -5102,6 +5410,7 @@ static bool server_begin(struct server *s, const struct passed *in)
 	uint32_t group = s->ledger->group;
 	size_t count = s->count; /* without those who wait at a socket that is replaced */
 
+	supervisor_socket(s);
 	unit_warn(s, in->listener < 0);
 	if (!group_find(&s->opt, &s->ledger->group) || !signals_open(s) || !background_begin(s) ||
 	    !(pidfile_claim(s) || pidfile_forgo(s)) ||
@@ -5171,6 +5480,8 @@ static bool server_resume(struct server *s)
 	ledger_renew(s);
 	supervisor_open(s);
 	peers_restore(s);
+	s->ledger->timers[TIMER_STORE] = 0; /* room may have come while nobody looked */
+	supervisor_doubt(s);
 	if (!descriptors_keep(s, false) || !signals_open(s))
 		return fail("cannot take over");
 	if (!s->ledger->socket_ino)
@@ -5190,8 +5501,8 @@ int main(int argc, char **argv)
 	size_t lost = 0;
 
 	name_begin();
-	if (variable &&
-	    sscanf(variable, "%15s %d %d %zu", purpose, &s.ledger_fd, &in_background, &lost) < 3)
+	if (variable && sscanf(variable, "%15s %d %d %zu %" SCNd64, purpose, &s.ledger_fd,
+			       &in_background, &lost, &s.supervisor.reloading_us) < 3)
 		variable = NULL;
 	unsetenv(LEDGER_VARIABLE);
 	if (!variable)

@@ -94,6 +94,51 @@ load lib/restart
 	supervised "READY=1" "RELOADING=1" "READY=1" "STOPPING=1"
 }
 
+@test "a supervisor is told that the program could not be tried" {
+	need_strace
+	supervise
+	start -f mem
+	peer
+	inject clone:error=EAGAIN
+	no_restart "cannot start a process"
+	inject_end
+	stop
+	supervised "READY=1" "RELOADING=1" "READY=1" "STOPPING=1"
+}
+
+# Once it has been waited for, a process's number may be another's.
+@test "no process is killed that has been waited for" {
+	local how pid
+	need_strace
+	start -f mem
+	peer
+	for how in fails leaves; do
+		strace -p "$PID" -o "$WORK/trace" -e trace=wait4,waitid,kill 2>"$WORK/strace" 3>&- &
+		STRACE=$!
+		PIDS+=("$STRACE")
+		eventually grep -q attached "$WORK/strace"
+		if [ "$how" = fails ]; then
+			printf '#!/bin/sh\nexit 3\n' >"$PROGRAM.new"
+			chmod 755 "$PROGRAM.new"
+			mv -f "$PROGRAM.new" "$PROGRAM"
+			no_restart "ended with status 3"
+		else
+			# What the trial has started must not stay.
+			before_original "if (\$purpose eq 'check') { system('sleep 987 & echo \$! >$WORK/left') }"
+			hup_until "restarted in place"
+			eventually ended "$(<"$WORK/left")"
+			replace "$ORIGINAL"
+		fi
+		inject_end
+		grep -q kill "$WORK/trace" || no "what a trial leaves behind is not killed" "$(<"$WORK/trace")"
+		while read -r pid; do
+			! sed "0,/^wait4(.* = $pid\$/d" "$WORK/trace" | grep -qE "kill\(-?$pid," ||
+				no "$pid is killed when it has been waited for" "$(<"$WORK/trace")"
+		done < <(sed -nE 's/^wait4\(.* = ([0-9]+)$/\1/p' "$WORK/trace")
+	done
+	stop
+}
+
 # --- ledgers that make no sense
 
 # The child could take over, and then the server cannot: all that is left is to say why.

@@ -315,6 +315,47 @@ group_gone() {
 	rm "$PROGRAM"
 	no_restart "No such file"
 	stop
+	supervised "READY=1" "RELOADING=1" "READY=1" "RELOADING=1" "READY=1" "STOPPING=1"
+}
+
+# Microseconds since the machine was started, as a supervisor counts them.
+monotonic_us() {
+	perl -MTime::HiRes=clock_gettime,CLOCK_MONOTONIC -e 'printf "%d\n", 1e6 * clock_gettime(CLOCK_MONOTONIC)'
+}
+
+# systemctl reload waits for word of the restart that came after its signal, and then of its end.
+@test "a supervisor is told of the newest request, before it is tried, and of its end" {
+	local before between
+	supervise
+	start -f mem
+	peer
+	# The first trial takes longer than the second.
+	before_original "if (\$purpose eq 'check' && mkdir('$WORK/tried')) { sleep 30 }"
+	before=$(monotonic_us)
+	kill -s HUP "$PID"
+	eventually test -d "$WORK/tried"
+	supervised "READY=1" "RELOADING=1"
+	between=$(monotonic_us)
+	hup_until "restarted in place"
+	served
+	stop
+	supervised "READY=1" "RELOADING=1" "RELOADING=1" "READY=1" "STOPPING=1"
+	sed -n 's/^RELOADING=1 MONOTONIC_USEC=//p' "$WORK/notified" >"$WORK/times"
+	is "in order" "$(printf '%s\n' "$before" "$(sed -n 1p "$WORK/times")" "$between" \
+		"$(sed -n 2p "$WORK/times")" | sort -nc && echo yes)" yes
+}
+
+@test "a supervisor is told when a trial never ends" {
+	supervise
+	start -f mem
+	peer
+	before_original "if (\$purpose eq 'check') { sleep 30 }"
+	kill -s HUP "$PID"
+	eventually grep -q RELOADING=1 "$WORK/notified"
+	supervised "READY=1" "RELOADING=1"
+	eventually grep -q "did not say in 10 s" "$LOG"
+	eventually notifications_are 3
+	stop
 	supervised "READY=1" "RELOADING=1" "READY=1" "STOPPING=1"
 }
 

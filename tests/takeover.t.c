@@ -1642,6 +1642,7 @@ static void few_descriptors(void **state)
 	everybody_agrees();
 	n = unstored(ids, CLIENTS_MAX);
 	assert_int_equal(n, 12);
+	assert_true(server_logged(&server, "raise LimitNOFILE="));
 	assert_int_equal(supervisor_count(supervisor, "node-*"), most);
 	server_kill();
 	server_up(args);
@@ -1764,6 +1765,217 @@ static void a_log_that_is_in_the_way(void **state)
 	all_end();
 }
 
+/* The same limit is none for who may do more: all are stored, however many lie in parcels. */
+static void few_descriptors_and_no_limit(void **state)
+{
+	const struct client_options eight = {.vectors = 8, .keep = true};
+	const char *const *args = SERVER_ARGS("-f", "memory", "-n", "8");
+	struct stat st;
+	int ids[CLIENTS_MAX];
+
+	(void)state;
+	if (geteuid() != 0 || stat("/proc/self/ns/user", &st) < 0 || st.st_ino != 0xeffffffd)
+		skip_because("only root is without a limit, outside of user namespaces");
+	server.unraised = true;
+	server.descriptors = (struct rlimit){400, 400};
+	server_up(args);
+	for (size_t i = 0; i < 400 / 2 / (2 + 8) + 12; i++)
+		somebody_joins(0, eight);
+	assert_int_equal(unstored(ids, CLIENTS_MAX), 0);
+	store_settles(OWN);
+	server_kill();
+	successor_up(args, count);
+	everybody_agrees();
+	all_end();
+	log_check();
+}
+
+/*
+ * A restart comes while most have yet to be stored. The supervisor needs longer than a second for
+ * them, but does not stop to take them.
+ */
+static void a_slow_supervisor_is_waited_for(void **state)
+{
+	const char *const *args = SERVER_ARGS("-f", "memory");
+	const struct client_options options = {.vectors = 1};
+	int64_t start;
+
+	(void)state;
+	server_up(args);
+	supervisor_settle(supervisor);
+	supervisor_pause(supervisor);
+	for (int i = 0; i < 300; i++)
+		somebody_connects(options);
+	drive(0, client_knows, &(size_t){count - 1});
+	supervisor_slow(supervisor, 5);
+	supervisor_resume(supervisor);
+	start = clock_ms();
+	server_signal(&server, SIGUSR2);
+	assert_int_equal(server_wait(&server, PATIENCE), 0);
+	printf("# the server took %d ms to end\n", (int)(clock_ms() - start));
+	supervisor_slow(supervisor, 0);
+	successor_up(args, count);
+	assert_int_equal(let_go(came, -1), 0);
+	somebody_connects(options);
+	drive(0, client_agrees, NULL);
+	store_settles(OWN);
+	all_end();
+	log_check();
+}
+
+/* That a restart in place has begun, and ended, it hears when it has room. */
+static void a_full_supervisor_hears_of_a_reload(void **state)
+{
+	int ids[CLIENTS_MAX];
+	int64_t deadline;
+
+	(void)state;
+	server_up(TWO);
+	ready_wait(1);
+	store_settles(OWN);
+	supervisor_pause(supervisor);
+	unstored_gather(ids, CLIENTS_MAX, 6);
+	server_signal(&server, SIGHUP);
+	logged_wait(came, "restarted in place");
+	supervisor_resume(supervisor);
+	ready_wait(2);
+	assert_int_equal(supervisor_heard(supervisor, "RELOADING=1"), 1);
+	assert_false(supervisor_reloads(supervisor));
+	deadline = deadline_in(PATIENCE);
+	for (size_t hups = 2; hups <= 4; hups++) {
+		server_signal(&server, SIGHUP);
+		while (supervisor_heard(supervisor, "RELOADING=1") < hups ||
+		       supervisor_reloads(supervisor))
+			assert_that(deadline_ahead(deadline), "a reload never ends");
+	}
+	store_settles(OWN);
+	all_end();
+	log_check();
+}
+
+static void a_supervisor_that_takes_nothing_is_not(void **state)
+{
+	int ids[CLIENTS_MAX];
+	int64_t start;
+	size_t n;
+
+	(void)state;
+	server_up(TWO);
+	store_settles(OWN);
+	supervisor_pause(supervisor);
+	n = unstored_gather(ids, CLIENTS_MAX, 6);
+	start = clock_ms();
+	server_signal(&server, SIGUSR2);
+	assert_int_equal(server_wait(&server, PATIENCE), 0);
+	assert_in_range(clock_ms() - start, 900, 3000);
+	supervisor_resume(supervisor);
+	server_up(TWO);
+	unstored_are_let_go(ids, n);
+	store_settles(OWN);
+	all_end();
+}
+
+/*
+ * The supervisor starts anew, while it has room and while it has none: then what lay in its socket
+ * is gone, and the next restart in place makes up for it.
+ */
+static void another_supervisor_at_the_same_address(void **state)
+{
+	int ids[CLIENTS_MAX];
+	size_t place;
+
+	(void)state;
+	server_up(TWO);
+	somebody_joins(0, two);
+	store_settles(OWN);
+	assert_true(supervisor_reexec(supervisor));
+	somebody_joins(0, two);
+	store_settles(OWN);
+	supervisor_pause(supervisor);
+	unstored_gather(ids, CLIENTS_MAX, 6);
+	assert_true(supervisor_reexec(supervisor));
+	supervisor_resume(supervisor);
+	unstored_wait(0);
+	assert_true(supervisor_count(supervisor, "node-*") < count);
+	place = log_length();
+	server_signal(&server, SIGHUP);
+	logged_wait(place, "restarted in place");
+	store_settles(OWN);
+	server_kill();
+	successor_up(TWO, count);
+	everybody_agrees();
+	all_end();
+}
+
+/*
+ * As many leave as come, in the same moment, and the store has room for no more than that many.
+ */
+static void who_leaves_makes_room(void **state)
+{
+	(void)state;
+	server_up(TWO);
+	store_settles(OWN);
+	supervisor_limit(supervisor, OWN + 8);
+	for (int i = 0; i < 8; i++)
+		somebody_joins(0, two);
+	store_settles(OWN);
+	for (int round = 0; round < 4; round++) {
+		server_signal(&server, SIGSTOP);
+		for (int i = 0; i < 4; i++)
+			somebody_goes(1);
+		for (int i = 0; i < 4; i++)
+			somebody_connects(two);
+		server_signal(&server, SIGCONT);
+		everybody_agrees();
+		store_settles(OWN);
+	}
+	assert_int_equal(supervisor_refused(supervisor), 0);
+	server_kill();
+	successor_up(TWO, 8);
+	everybody_agrees();
+	all_end();
+	log_check();
+}
+
+/* A supervisor that says how many it stores is not sent more, and the log says what to do. */
+static void a_store_that_is_known_to_be_full(void **state)
+{
+	int ids[8];
+
+	(void)state;
+	supervisor = supervisor_start();
+	assert_non_null(supervisor);
+	supervisor_limit(supervisor, OWN + 5);
+	supervisor_announce(supervisor);
+	server_up(TWO);
+	for (int i = 0; i < 5; i++)
+		somebody_joins(0, two);
+	assert_int_equal(unstored(ids, 8), 0);
+	assert_false(server_logged(&server, "FileDescriptorStoreMax="));
+	for (int i = 0; i < 3; i++)
+		somebody_joins(0, two);
+	assert_true(server_logged(&server, "ID 5 is not stored"));
+	assert_true(server_logged(&server, "raise FileDescriptorStoreMax="));
+	assert_int_equal(unstored(ids, 8), 3);
+	/* Who leaves makes room for one of them. */
+	somebody_goes(1);
+	unstored_wait(2);
+	assert_int_equal(unstored(ids, 8), 2);
+	assert_int_equal(supervisor_count(supervisor, "node-*"), 5);
+	assert_int_equal(supervisor_refused(supervisor), 0);
+	/* A restart in place stores all of them anew, and finds room for that. */
+	server_signal(&server, SIGHUP);
+	logged_wait(0, "restarted in place");
+	unstored_wait(2);
+	assert_int_equal(supervisor_count(supervisor, "node-*"), 5);
+	assert_int_equal(supervisor_refused(supervisor), 0);
+	server_kill();
+	server_up(TWO);
+	unstored_are_let_go(ids, 2);
+	store_settles(OWN);
+	all_end();
+}
+
 /* The supervisor throws away what does not fit, which the server cannot know. */
 static void a_store_that_is_full(void **state)
 {
@@ -1833,6 +2045,134 @@ static void a_supervisor_that_has_gone(void **state)
 	count = 0;
 	assert_int_equal(server_stop(&server), 0);
 	assert_int_equal(access(server.socket, F_OK), -1);
+}
+
+/*
+ * Supervisors that lose what they have
+ */
+
+/* The server is restarted in place, and so often that it uses every name. */
+static void reload(void)
+{
+	size_t place = log_length();
+
+	server_signal(&server, SIGHUP);
+	logged_wait(place, "restarted in place");
+}
+
+/* All of it, or a part. A restart repairs that, in place or not. */
+static void a_restart_stores_what_was_lost(void **state)
+{
+	static const char *const lost[] = {"*",      "node-*",  "ledger", "lock", "our-listener",
+					   "object", "node-*2", "*"};
+
+	(void)state;
+	server_up(TWO);
+	for (size_t i = 0; i < 3; i++)
+		somebody_joins(0, two);
+	for (size_t i = 0; i < sizeof(lost) / sizeof(lost[0]); i++) {
+		store_settles(OWN);
+		supervisor_lose(supervisor, lost[i]);
+		if (i % 3 == 2) {
+			server_signal(&server, SIGUSR2);
+			assert_int_equal(server_wait(&server, PATIENCE), 0);
+		} else {
+			reload();
+			store_settles(OWN);
+			server_kill();
+		}
+		somebody_connects(two);
+		successor_up(TWO, count - 1);
+		everybody_agrees();
+		somebody_goes(1);
+		drive(0, client_agrees, NULL);
+	}
+	store_settles(OWN);
+	all_end();
+	log_check();
+}
+
+/* The store has not a single place more than it needs. */
+static void what_is_stored_anew_needs_no_room(void **state)
+{
+	(void)state;
+	server_up(TWO);
+	store_settles(OWN);
+	for (int i = 0; i < 6; i++)
+		somebody_joins(0, two);
+	store_settles(OWN);
+	supervisor_limit(supervisor, OWN + 6);
+	for (int round = 0; round < 3; round++) {
+		if (round == 1)
+			supervisor_empty(supervisor);
+		reload();
+		store_settles(OWN);
+		assert_int_equal(supervisor_refused(supervisor), 0);
+	}
+	server_kill();
+	successor_up(TWO, count);
+	everybody_agrees();
+	all_end();
+	log_check();
+}
+
+/*
+ * The server is killed, or restarted once more, at any moment while it has all stored anew: nobody
+ * is lost, and nothing stays stored twice.
+ */
+static void storing_anew_may_be_cut_short(void **state)
+{
+	(void)state;
+	printf("# SEED=%u\n", seed);
+	server_up(TWO);
+	for (int i = 0; i < 12; i++)
+		somebody_joins(0, two);
+	store_settles(OWN);
+	for (int round = 0; round < 40; round++) {
+		unsigned int slow = 1 + rand_r(&seed) % 3;
+
+		supervisor_slow(supervisor, slow);
+		reload();
+		if (round % 4 == 3) {
+			moment(1000 * slow * 20);
+			reload();
+		}
+		if (round % 3 == 2)
+			somebody_goes((size_t)rand_r(&seed) % count);
+		moment(1000 * slow * 40);
+		server_signal(&server, SIGKILL);
+		assert_int_equal(server_wait(&server, PATIENCE), -SIGKILL);
+		supervisor_slow(supervisor, 0);
+		successor_up(TWO, round % 3 == 2 ? 11 : count);
+		assert_int_equal(let_go(came, -1), 0);
+		everybody_agrees();
+		if (round % 3 == 2)
+			somebody_joins(0, two);
+		store_settles(OWN);
+	}
+	all_end();
+	log_check();
+}
+
+/* The successor says what it knows: this one had been stored. */
+static void what_was_lost_is_named(void **state)
+{
+	(void)state;
+	server_up(TWO);
+	for (int i = 0; i < 3; i++)
+		somebody_joins(0, two);
+	store_settles(OWN);
+	supervisor_lose(supervisor, "node-2");
+	server_kill();
+	server_up(TWO);
+	drive(1, client_knows, &(size_t){2});
+	assert_int_equal(let_go(came, 1), 1);
+	assert_int_equal(logged_times(came, "ID 1 left: it had been stored, and the supervisor has "
+					    "lost that"),
+			 1);
+	somebody_goes(1);
+	everybody_agrees();
+	all_end();
 }
 
 /*
@@ -2075,9 +2415,20 @@ int main(void)
 		takeover_test(few_are_left_of_many),
 		takeover_test(fewer_descriptors_than_before),
 		takeover_test(a_log_that_is_in_the_way),
+		takeover_test(few_descriptors_and_no_limit),
+		takeover_test(a_slow_supervisor_is_waited_for),
+		takeover_test(a_full_supervisor_hears_of_a_reload),
+		takeover_test(a_supervisor_that_takes_nothing_is_not),
+		takeover_test(another_supervisor_at_the_same_address),
+		takeover_test(who_leaves_makes_room),
+		takeover_test(a_store_that_is_known_to_be_full),
 		takeover_test(a_store_that_is_full),
 		takeover_test(a_store_in_part),
 		takeover_test(a_supervisor_that_has_gone),
+		takeover_test(a_restart_stores_what_was_lost),
+		takeover_test(what_is_stored_anew_needs_no_room),
+		takeover_test(storing_anew_may_be_cut_short),
+		takeover_test(what_was_lost_is_named),
 		takeover_test(the_store_does_not_grow),
 		takeover_test(who_is_not_wanted_is_not_kept),
 		takeover_test(the_store_costs_nothing),

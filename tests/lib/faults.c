@@ -82,11 +82,12 @@ static const struct {
 	/* Processes. */
 	{"clone clone3 fork", "EAGAIN ENOMEM"},
 	{"execve", "EACCES ENOENT ENOMEM ETXTBSY EAGAIN EMFILE EIO ENOEXEC"},
-	{"wait4", "EINTR"},
+	{"wait4 waitid", "EINTR"},
 	{"kill", "EPERM ESRCH"},
 	{"setsid", "EPERM"},
 	{"setpgid", "EACCES EPERM"},
 	{"prlimit64", "EPERM"},
+	{"capget", "EPERM"},
 	/* Memory: where memory is short, the C library first tries another way to get it. */
 	{"brk", "ENOMEM"},
 	{"mmap", "ENOMEM EACCES EAGAIN ENFILE EPERM ENODEV"},

@@ -11,6 +11,7 @@
 #include <ftw.h>
 #include <grp.h>
 #include <limits.h>
+#include <linux/capability.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -105,6 +106,8 @@ static void server_exec(const struct server *s, const char *path, char *const *a
 	if (program < 0 || !supervised_enter(given))
 		return;
 	if (s->descriptors.rlim_max && setrlimit(RLIMIT_NOFILE, &s->descriptors) < 0)
+		return;
+	if (s->unraised && prctl(PR_CAPBSET_DROP, CAP_SYS_RESOURCE) < 0)
 		return;
 	if (s->user != geteuid() &&
 	    (setgroups(0, NULL) < 0 || setgid(s->user) < 0 || setuid(s->user) < 0))

@@ -29,6 +29,7 @@ struct server {
 	unsigned int alarm_us;         /* so long after its start a signal kills it; 0: never */
 	bool piped;                    /* its log goes through a pipe, which it may open again */
 	bool held;                     /* stops before its first instruction, until SIGCONT */
+	bool unraised;                 /* it cannot raise its hard limits, whatever else root may */
 
 	uid_t user;      /* that it runs as */
 	char folder[96]; /* its working directory; made at the first start */

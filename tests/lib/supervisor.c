@@ -42,16 +42,18 @@ struct supervisor {
 	pthread_t thread;
 
 	pthread_mutex_t lock; /* of all that follows, and of taking messages */
-	bool paused, over;
+	bool paused, over, announced, reexec;
+	unsigned int slow_ms; /* after each message */
 	struct stored *store; /* in the order in which they came */
-	size_t n, limit;
+	size_t n, limit, refused;
 	size_t told[STATES];
+	bool reloading;
 	char error[256];
 };
 
 /* One message: what its lines say, and the descriptors that came with it. */
 struct message {
-	bool store, remove, unpolled;
+	bool store, remove, unpolled, ready, reloading, timed;
 	const char *name;
 	int fds[FDS_MAX];
 	size_t n;
@@ -84,7 +86,8 @@ static void fd_store(struct supervisor *s, const char *name, int fd)
 
 	for (size_t i = 0; i < s->n && !known; i++)
 		known = same_opening(s->store[i].fd, fd);
-	more = known || s->n == s->limit ? NULL : reallocarray(s->store, s->n + 1, sizeof(*more));
+	s->refused += s->n >= s->limit; /* before anybody looks whether it is there already */
+	more = known || s->n >= s->limit ? NULL : reallocarray(s->store, s->n + 1, sizeof(*more));
 	if (!more) {
 		close(fd);
 		return;
@@ -112,6 +115,8 @@ static void line_apply(struct supervisor *s, struct message *m, const char *line
 	for (size_t i = 0; i < STATES; i++)
 		if (!strcmp(line, states[i])) {
 			s->told[i]++;
+			m->ready |= !strcmp(line, "READY=1");
+			m->reloading |= !strcmp(line, "RELOADING=1");
 			return;
 		}
 	if (!strcmp(line, "FDSTORE=1"))
@@ -122,7 +127,9 @@ static void line_apply(struct supervisor *s, struct message *m, const char *line
 		m->unpolled = true;
 	else if (!strncmp(line, "FDNAME=", 7))
 		m->name = line + 7;
-	else if (strncmp(line, "MONOTONIC_USEC=", 15) != 0 && strncmp(line, "STATUS=", 7) != 0)
+	else if (!strncmp(line, "MONOTONIC_USEC=", 15))
+		m->timed = true;
+	else if (strncmp(line, "STATUS=", 7) != 0)
 		wrong(s, "'%s' is nothing that systemd knows", line);
 }
 
@@ -133,6 +140,9 @@ static void message_apply(struct supervisor *s, struct message *m, char *text)
 
 	for (; line; line = strtok_r(NULL, "\n", &rest))
 		line_apply(s, m, line);
+	s->reloading = m->reloading || (s->reloading && !m->ready);
+	if (m->reloading != m->timed)
+		wrong(s, "a reload, and no time of it");
 	if ((m->store || m->remove) &&
 	    (!m->name || !*m->name || strlen(m->name) > NAME_LENGTH || strchr(m->name, ':')))
 		wrong(s, "'%s' cannot be the name of a descriptor", m->name ? m->name : "");
@@ -180,24 +190,50 @@ static bool message_take(struct supervisor *s)
 	return true;
 }
 
+/* Makes the socket, which a server of another user can reach. */
+static bool socket_bind(struct supervisor *s)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+
+	memcpy(address.sun_path, s->path, sizeof(s->path));
+	s->sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	return s->sock >= 0 && bind(s->sock, (struct sockaddr *)&address, sizeof(address)) == 0 &&
+	       chmod(s->path, 0777) == 0;
+}
+
+/* Does so once more. In its thread: while that waits for the old one, the kernel keeps that alive.
+ */
+static void socket_renew(struct supervisor *s)
+{
+	close(s->sock);
+	unlink(s->path);
+	if (!socket_bind(s))
+		s->sock = -1;
+	s->reexec = false;
+}
+
 static void *supervise(void *argument)
 {
 	struct supervisor *s = argument;
 	struct pollfd polls[] = {{.fd = s->wake, .events = POLLIN}, {.events = POLLIN}};
 	bool over = false;
 	uint64_t count;
+	int wait;
 
 	while (!over) {
 		pthread_mutex_lock(&s->lock);
 		if (polls[0].revents)
 			(void)!read(s->wake, &count, sizeof(count));
-		while (!s->paused && message_take(s))
+		if (s->reexec)
+			socket_renew(s);
+		while (!s->paused && message_take(s) && !s->slow_ms)
 			;
-		polls[1].fd = s->paused ? -1 : s->sock;
+		polls[1].fd = s->paused || s->slow_ms ? -1 : s->sock;
+		wait = s->slow_ms && !s->paused ? (int)s->slow_ms : -1;
 		over = s->over;
 		pthread_mutex_unlock(&s->lock);
 		if (!over)
-			poll(polls, 2, -1);
+			poll(polls, 2, wait);
 	}
 	return NULL;
 }
@@ -211,10 +247,9 @@ static void changed(struct supervisor *s)
 	pthread_mutex_unlock(&s->lock);
 }
 
-/* Makes the folder and the socket in it, which a server of another user can reach. */
+/* Makes the folder and the socket in it. */
 static bool socket_make(struct supervisor *s)
 {
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	const char *parent = getenv("TEST_DIR");
 
 	snprintf(s->folder, sizeof(s->folder), "%s/supervisor.XXXXXX", parent ? parent : "/tmp");
@@ -223,12 +258,8 @@ static bool socket_make(struct supervisor *s)
 		return false;
 	}
 	snprintf(s->path, sizeof(s->path), "%s/notify", s->folder);
-	memcpy(address.sun_path, s->path, sizeof(s->path));
 	s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	s->sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	return s->wake >= 0 && s->sock >= 0 &&
-	       bind(s->sock, (struct sockaddr *)&address, sizeof(address)) == 0 &&
-	       chmod(s->path, 0777) == 0 && chmod(s->folder, 0755) == 0;
+	return s->wake >= 0 && socket_bind(s) && chmod(s->folder, 0755) == 0;
 }
 
 /* Closes and removes what socket_make has made. */
@@ -300,6 +331,29 @@ void supervisor_resume(struct supervisor *s)
 	changed(s);
 }
 
+void supervisor_slow(struct supervisor *s, unsigned int ms)
+{
+	pthread_mutex_lock(&s->lock);
+	s->slow_ms = ms;
+	changed(s);
+}
+
+bool supervisor_reexec(struct supervisor *s)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+	bool done;
+
+	pthread_mutex_lock(&s->lock);
+	s->reexec = true;
+	changed(s);
+	do {
+		pthread_mutex_lock(&s->lock);
+		done = !s->reexec;
+		pthread_mutex_unlock(&s->lock);
+	} while (!done && deadline_ahead(deadline));
+	return done && s->sock >= 0;
+}
+
 void supervisor_settle(struct supervisor *s)
 {
 	pthread_mutex_lock(&s->lock);
@@ -315,12 +369,35 @@ void supervisor_limit(struct supervisor *s, size_t descriptors)
 	pthread_mutex_unlock(&s->lock);
 }
 
-void supervisor_empty(struct supervisor *s)
+void supervisor_announce(struct supervisor *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->announced = true;
+	pthread_mutex_unlock(&s->lock);
+}
+
+size_t supervisor_refused(struct supervisor *s)
+{
+	size_t n;
+
+	supervisor_settle(s);
+	pthread_mutex_lock(&s->lock);
+	n = s->refused;
+	pthread_mutex_unlock(&s->lock);
+	return n;
+}
+
+void supervisor_lose(struct supervisor *s, const char *pattern)
 {
 	supervisor_settle(s);
 	pthread_mutex_lock(&s->lock);
-	fds_remove(s, "*");
+	fds_remove(s, pattern);
 	pthread_mutex_unlock(&s->lock);
+}
+
+void supervisor_empty(struct supervisor *s)
+{
+	supervisor_lose(s, "*");
 }
 
 size_t supervisor_count(struct supervisor *s, const char *pattern)
@@ -357,6 +434,17 @@ size_t supervisor_heard(struct supervisor *s, const char *state)
 	return n;
 }
 
+bool supervisor_reloads(struct supervisor *s)
+{
+	bool reloads;
+
+	supervisor_settle(s);
+	pthread_mutex_lock(&s->lock);
+	reloads = s->reloading;
+	pthread_mutex_unlock(&s->lock);
+	return reloads;
+}
+
 const char *supervisor_error(struct supervisor *s)
 {
 	supervisor_settle(s);
@@ -366,36 +454,45 @@ const char *supervisor_error(struct supervisor *s)
 /* Whether a line of the environment is the supervisor's to write. */
 static bool line_is_ours(const char *line)
 {
-	return !strncmp(line, "NOTIFY_SOCKET=", 14) || !strncmp(line, "LISTEN_", 7);
+	return !strncmp(line, "NOTIFY_SOCKET=", 14) || !strncmp(line, "LISTEN_", 7) ||
+	       !strncmp(line, "FDSTORE=", 8);
+}
+
+/* Begins another line of the environment, whose place is noted; the one before is complete. */
+static void line_begin(FILE *out, long *starts, size_t *own)
+{
+	if (*own > 0)
+		fputc('\0', out);
+	starts[(*own)++] = ftell(out);
 }
 
 /* Writes the lines that tell of the descriptors, and of what each is called. */
 static void listen_write(struct supervised *given, const struct supervisor *s, FILE *out,
-			 long *starts)
+			 long *starts, size_t *own)
 {
-	starts[1] = ftell(out) + 1;
-	fprintf(out, "%cLISTEN_FDS=%zu", '\0', s->n);
-	starts[2] = ftell(out) + 1;
-	fprintf(out, "%cLISTEN_FDNAMES=", '\0');
+	line_begin(out, starts, own);
+	fprintf(out, "LISTEN_FDS=%zu", s->n);
+	line_begin(out, starts, own);
+	fprintf(out, "LISTEN_FDNAMES=");
 	/* The newest first, as systemd does it. */
 	for (size_t i = s->n; i-- > 0;) {
 		given->fds[given->n++] = s->store[i].fd;
 		fprintf(out, "%s%s", s->store[i].name, i ? ":" : "");
 	}
-	starts[3] = ftell(out) + 1;
-	fprintf(out, "%cLISTEN_PID=%20s", '\0', "");
+	line_begin(out, starts, own);
+	fprintf(out, "LISTEN_PID=%20s", "");
 }
 
 bool supervised_prepare(struct supervised *given, struct supervisor *s)
 {
 	size_t lines = 0, kept = 0, room = 0, own = 0;
-	long starts[4] = {0};
+	long starts[5] = {0};
 	FILE *out;
 
 	*given = (struct supervised){0};
 	while (environ[lines])
 		lines++;
-	given->environment = calloc(lines + 5, sizeof(*given->environment));
+	given->environment = calloc(lines + 6, sizeof(*given->environment));
 	out = open_memstream(&given->text, &room);
 	if (!given->environment || !out)
 		return false;
@@ -406,20 +503,22 @@ bool supervised_prepare(struct supervised *given, struct supervisor *s)
 		supervisor_settle(s);
 		pthread_mutex_lock(&s->lock);
 		given->fds = calloc(s->n + 1, sizeof(*given->fds));
+		line_begin(out, starts, &own);
 		fprintf(out, "NOTIFY_SOCKET=%s", s->path);
-		own = 1;
-		if (s->n > 0 && given->fds) {
-			listen_write(given, s, out, starts);
-			own = 4;
+		if (s->announced) {
+			line_begin(out, starts, &own);
+			fprintf(out, "FDSTORE=%zu", s->limit);
 		}
+		if (s->n > 0 && given->fds)
+			listen_write(given, s, out, starts, &own);
 		pthread_mutex_unlock(&s->lock);
 	}
 	if (fclose(out) != 0 || (s && !given->fds))
 		return false;
 	for (size_t i = 0; i < own; i++)
 		given->environment[kept++] = given->text + starts[i];
-	if (own == 4)
-		given->pid = given->text + starts[3] + strlen("LISTEN_PID=");
+	if (given->n > 0)
+		given->pid = given->text + starts[own - 1] + strlen("LISTEN_PID=");
 	return true;
 }
 

@@ -36,6 +36,12 @@ const char *supervisor_path(const struct supervisor *s);
 void supervisor_pause(struct supervisor *s);
 void supervisor_resume(struct supervisor *s);
 
+/* Takes one message in so many milliseconds, and lets the others wait; 0: all at once again. */
+void supervisor_slow(struct supervisor *s, unsigned int ms);
+
+/* Has another socket at the same path from here on; what was sent to the old one is gone. */
+bool supervisor_reexec(struct supervisor *s);
+
 /*
  * Takes all that has been sent so far, also while it pauses: as systemd does it before it starts a
  * process anew.
@@ -45,8 +51,17 @@ void supervisor_settle(struct supervisor *s);
 /* Has room for so many descriptors; those that are sent beyond are closed. */
 void supervisor_limit(struct supervisor *s, size_t descriptors);
 
+/* Tells those that it starts from here on how many that is, as systemd does since version 254. */
+void supervisor_announce(struct supervisor *s);
+
+/* How many descriptors it has closed because there was no room. */
+size_t supervisor_refused(struct supervisor *s);
+
 /* Closes all descriptors, as when a service is stopped. */
 void supervisor_empty(struct supervisor *s);
+
+/* Closes those whose names match a pattern. */
+void supervisor_lose(struct supervisor *s, const char *pattern);
 
 /* How many descriptors it has whose names match a pattern, as in a shell: "ledger", "node-*". */
 size_t supervisor_count(struct supervisor *s, const char *pattern);
@@ -56,6 +71,9 @@ bool supervisor_wait(struct supervisor *s, const char *pattern, size_t n, int se
 
 /* How often it was told "READY=1", "RELOADING=1", "STOPPING=1" or "WATCHDOG=1". */
 size_t supervisor_heard(struct supervisor *s, const char *state);
+
+/* Whether it was told "RELOADING=1", and not "READY=1" after that. */
+bool supervisor_reloads(struct supervisor *s);
 
 /* What was sent that systemd would not take, or take differently; NULL: nothing. */
 const char *supervisor_error(struct supervisor *s);
