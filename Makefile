@@ -38,6 +38,9 @@ COMPILE = $(CC) $(OWN_CFLAGS) $(CPPFLAGS) $(CFLAGS)
 
 PROGRAMS = tm_ivshmem_server client/ivshmem_client
 
+# The rooms of the server (server/README.md).
+ROOMS = $(patsubst %.c,build/%.o,$(wildcard server/*.c))
+
 # Tests in C (with cmocka) and what they share; tests in shell.
 C_TESTS = $(patsubst tests/%.t.c,build/tests/%.t,$(wildcard tests/*.t.c))
 SHARED_OBJECTS = $(patsubst tests/lib/%.c,build/tests/lib/%.o,$(wildcard tests/lib/*.c))
@@ -47,7 +50,7 @@ TESTS = $(C_TESTS) $(BATS)
 
 all: $(PROGRAMS)
 
-tm_ivshmem_server: build/tm_ivshmem_server.o build/send_scm.o
+tm_ivshmem_server: build/tm_ivshmem_server.o $(ROOMS) build/send_scm.o
 	$(COMPILE) $(LDFLAGS) -o $@ $^
 
 client/ivshmem_client: build/client/ivshmem_client.o build/send_scm.o
@@ -60,13 +63,15 @@ build/%.o: %.c build/flags
 build/tests/%.t: build/tests/%.t.o $(SHARED_OBJECTS) build/send_scm.o
 	$(COMPILE) $(LDFLAGS) -o $@ $(filter %.o,$^) -lcmocka -lpthread
 
-# The server is a part of it, or runs in a build of its own.
-build/tests/places.t: SHARED_OBJECTS =
+# Tests of rooms, which need no server; and of a server in a build of its own.
+build/tests/places.t: build/tests/places.t.o $(ROOMS) build/send_scm.o
+	$(COMPILE) $(LDFLAGS) -o $@ $^ -lcmocka
 build/tests/crash.t: build/tests/crash/server
 
-build/tests/crash/server: tm_ivshmem_server.c tests/crash/point.h build/send_scm.o
+CRASH_SOURCES = tm_ivshmem_server.c $(wildcard server/*.c) tests/crash/point.c
+build/tests/crash/server: $(CRASH_SOURCES) $(wildcard server/*.h) tests/crash/point.h build/send_scm.o
 	@mkdir -p $(@D)
-	$(COMPILE) -include tests/crash/point.h $(LDFLAGS) -o $@ $< build/send_scm.o
+	$(COMPILE) -include tests/crash/point.h $(LDFLAGS) -o $@ $(CRASH_SOURCES) build/send_scm.o
 
 # What takeover-systemd.bats runs where systemd runs.
 build/tests/systemd/takeover: build/tests/systemd/takeover.o $(SHARED_OBJECTS) build/send_scm.o

@@ -1,15 +1,28 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Where peers stand, and what they are told: random histories of joins, leaves and short sends, in
- * the server's own code, against a model that keeps a list of messages for each peer. Real sockets
- * and eventfds, and clients that read now and then; several peers leave between two sends.
+ * the rooms ledger and mesh, against a model that keeps a list of messages for each peer. Real
+ * sockets and eventfds, and clients that read now and then; several peers leave between two sends.
  *
  * SEED repeats a run, HISTORIES says how many there are.
  */
-#define main server_main
-/* NOLINTNEXTLINE(bugprone-suspicious-include): what is tested is in functions of that file alone */
-#include "../tm_ivshmem_server.c"
-#undef main
+#define _GNU_SOURCE
+#include "send_scm.h"
+#include "server/descriptor.h"
+#include "server/ledger.h"
+#include "server/log.h"
+#include "server/mesh.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <setjmp.h>
 #include <sys/random.h>
@@ -76,7 +89,10 @@ struct member {
 };
 
 struct history {
-	struct server server;
+	struct options opt;
+	struct ledger *ledger;
+	struct supervisor supervisor; /* there is none */
+	struct mesh mesh;
 	struct member members[PEERS];
 	uint64_t random, tags;
 	uint64_t buffer; /* of a socket, in bytes */
@@ -99,7 +115,7 @@ static size_t member_unsent(const struct member *m)
 
 static void member_introduce(struct history *h, struct member *to, const struct member *m)
 {
-	for (unsigned int v = 0; v < h->server.ledger->vectors; v++)
+	for (unsigned int v = 0; v < h->ledger->vectors; v++)
 		line_add(&to->joins, m->id, m->tags + v);
 }
 
@@ -114,7 +130,7 @@ static bool id_taken(const struct history *h, int id)
 
 static void history_join(struct history *h, struct member *m)
 {
-	struct server *s = &h->server;
+	struct mesh *mesh = &h->mesh;
 	int pair[2], size = (int)h->buffer;
 	struct peer *p;
 	int id = 0;
@@ -125,25 +141,26 @@ static void history_join(struct history *h, struct member *m)
 			 0);
 	assert_int_equal(setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)), 0);
 	assert_in_range(pair[0], 0, FD_SETSIZE - 1);
-	p = peer_at(s, pair[0]);
-	assert_true(eventfds_open(p, s->ledger->vectors));
-	*m = (struct member){.sock = pair[0], .client = pair[1], .id = id_pick(s)};
+	p = peer_at(h->ledger, pair[0]);
+	assert_true(eventfds_open(p, h->ledger->vectors));
+	*m = (struct member){.sock = pair[0], .client = pair[1], .id = id_pick(mesh)};
 	assert_int_equal(m->id, id);
+	assert_true(end_watch(mesh, m->sock));
 	m->tags = h->tags + 1;
-	for (unsigned int v = 0; v < s->ledger->vectors; v++)
+	for (unsigned int v = 0; v < h->ledger->vectors; v++)
 		assert_int_equal(eventfd_write(p->eventfds[v], ++h->tags), 0);
 	assert_in_range(m->id, 0, PEERS + STEPS - 1);
-	peer_join(s, m->sock, m->id, false);
+	peer_join(mesh, m->sock, m->id, false);
 
-	if (!s->opt.legacy)
+	if (!h->opt.legacy)
 		line_add(&m->head, 0, 0);
 	line_add(&m->head, m->id, 0);
 	for (struct member *other = h->members; other < h->members + PEERS; other++)
 		if (other->sock >= 0 && other != m)
 			member_introduce(h, other, m);
-	for (size_t i = 0; i < s->count; i++) /* the order in which they joined */
+	for (size_t i = 0; i < mesh->count; i++) /* the order in which they joined */
 		for (struct member *other = h->members; other < h->members + PEERS; other++)
-			if (other->sock == s->order[i])
+			if (other->sock == mesh->order[i])
 				member_introduce(h, m, other);
 }
 
@@ -163,8 +180,8 @@ static void history_leave(struct history *h, struct member *leaver)
 {
 	int id = leaver->id;
 
-	peer_leave(&h->server, leaver->sock, "for the test");
 	member_free(leaver);
+	peers_read(&h->mesh);
 	for (struct member *m = h->members; m < h->members + PEERS; m++) {
 		size_t kept = 0;
 
@@ -184,7 +201,7 @@ static void history_leave(struct history *h, struct member *leaver)
 /* What the server has sent, the model sends as well. */
 static void member_advance(struct history *h, struct member *m)
 {
-	size_t n = member_unsent(m) - peer_owed(&h->server, peer_at(&h->server, m->sock)), from;
+	size_t n = member_unsent(m) - peer_owed(&h->mesh, peer_at(h->ledger, m->sock)), from;
 
 	n -= lines_move(&m->head, &m->sent, n);
 	from = m->sent.n;
@@ -204,18 +221,18 @@ static void member_advance(struct history *h, struct member *m)
 /* The server sends, and nobody is owed more or less than the model says. */
 static void history_send(struct history *h)
 {
-	struct server *s = &h->server;
-	fd_set writable = s->blocked;
+	struct mesh *mesh = &h->mesh;
+	fd_set writable = mesh->blocked;
 
 	select(FD_SETSIZE, NULL, &writable, NULL, &(struct timeval){0});
-	peers_wake(s, &writable);
-	peers_send(s);
+	peers_wake(mesh, &writable);
+	peers_send(mesh);
 	for (struct member *m = h->members; m < h->members + PEERS; m++) {
 		if (m->sock < 0)
 			continue;
 		member_advance(h, m);
 		/* Who is owed something waits for his socket. */
-		assert_true(member_unsent(m) == 0 || FD_ISSET(m->sock, &s->blocked));
+		assert_true(member_unsent(m) == 0 || FD_ISSET(m->sock, &mesh->blocked));
 	}
 }
 
@@ -267,49 +284,47 @@ static void history_settle(struct history *h)
 		member_read(m); /* nothing */
 		for (struct member *other = h->members; other < h->members + PEERS; other++)
 			if (other->sock >= 0)
-				assert_int_equal(m->known[other->id], h->server.ledger->vectors);
+				assert_int_equal(m->known[other->id], h->ledger->vectors);
 		for (size_t id = 0; id < PEERS + STEPS; id++)
 			known += m->known[id];
-		assert_int_equal(known, h->server.count * h->server.ledger->vectors);
+		assert_int_equal(known, h->mesh.count * h->ledger->vectors);
 	}
 }
 
 /* What a new image would make of the ledger is what this one knows. */
 static void history_restart(struct history *h)
 {
-	struct server *s = &h->server, before = *s;
+	struct mesh *mesh = &h->mesh, before = *mesh;
 
-	s->count = 0;
-	FD_ZERO(&s->present);
-	peers_restore(s);
-	assert_int_equal(s->count, before.count);
-	assert_memory_equal(s->order, before.order, s->count * sizeof(s->order[0]));
-	assert_memory_equal(&s->present, &before.present, sizeof(s->present));
+	mesh->count = 0;
+	FD_ZERO(&mesh->present);
+	peers_restore(mesh);
+	assert_int_equal(mesh->count, before.count);
+	assert_memory_equal(mesh->order, before.order, mesh->count * sizeof(mesh->order[0]));
+	assert_memory_equal(&mesh->present, &before.present, sizeof(mesh->present));
 }
 
-static void server_open(struct history *h, unsigned int vectors, bool legacy)
+static void history_open(struct history *h, unsigned int vectors, bool legacy)
 {
-	struct server *s = &h->server;
-
-	s->opt.vectors = vectors;
-	s->opt.legacy = legacy;
-	s->opt.object = "";
-	s->supervisor.sock = -1;
-	if (!ledger_create(s) || !s->ledger || !peers_watch(s))
-		abort();
+	h->opt = (struct options){.vectors = vectors, .legacy = legacy, .object = ""};
+	h->ledger = ledger_create(&h->opt);
+	assert_non_null(h->ledger);
+	h->supervisor = (struct supervisor){.ledger = h->ledger, .sock = -1};
+	h->mesh.opt = &h->opt;
+	h->mesh.ledger = h->ledger;
+	h->mesh.supervisor = &h->supervisor;
+	assert_true(peers_watch(&h->mesh));
 	/* Somewhere, and often so that the ring's end is passed. */
-	s->ledger->departures = history_random(h, 2) ? IDS - history_random(h, STEPS) : 0;
+	h->ledger->departures = history_random(h, 2) ? IDS - history_random(h, STEPS) : 0;
 	for (struct member *m = h->members; m < h->members + PEERS; m++)
 		m->sock = -1;
 }
 
-static void server_discard(struct history *h)
+static void history_discard(struct history *h)
 {
-	int ends = h->server.ledger->ends;
-
-	munmap(h->server.ledger, ledger_length(h->server.opt.vectors));
-	close(h->server.ledger_fd);
-	close(ends);
+	close(h->ledger->ends);
+	close(h->ledger->self);
+	munmap(h->ledger, LEDGER_HEAD + FD_SETSIZE * (size_t)peer_length(h->opt.vectors));
 }
 
 static void history_run(uint64_t seed, unsigned int vectors)
@@ -318,7 +333,7 @@ static void history_run(uint64_t seed, unsigned int vectors)
 	uint64_t sends, reads;
 
 	h = (struct history){.random = seed};
-	server_open(&h, vectors, history_random(&h, 2));
+	history_open(&h, vectors, history_random(&h, 2));
 	/* How eager the sender and the readers are changes from one history to the next. */
 	h.buffer = history_random(&h, 20000);
 	sends = 1 + history_random(&h, 12);
@@ -343,8 +358,8 @@ static void history_run(uint64_t seed, unsigned int vectors)
 	for (struct member *m = h.members; m < h.members + PEERS; m++)
 		if (m->sock >= 0)
 			history_leave(&h, m);
-	assert_int_equal(h.server.count, 0);
-	server_discard(&h);
+	assert_int_equal(h.mesh.count, 0);
+	history_discard(&h);
 }
 
 static uint64_t environment_number(const char *name, uint64_t otherwise)
@@ -400,7 +415,7 @@ int main(void)
 		cmocka_unit_test(histories_with_64_vectors),
 	};
 
-	muted = true;
+	log_mute(true);
 	descriptor_limit_raise();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#define _GNU_SOURCE
+#include "server/client.h"
+#include "send_scm.h"
+#include "server/descriptor.h"
+#include "server/ledger.h"
+#include "server/listener.h"
+#include "server/log.h"
+#include "server/mesh.h"
+#include "server/store.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define REFUSED (-1) /* a version that makes every QEMU exit with an error */
+
+#define ACCEPT_RETRY_MS 250 /* and an accept, each of which is logged */
+
+/* The next client that waits at a socket, or -1 with errno. Our own look is none (socket_is_ours).
+ */
+static int client_accept(int listener)
+{
+	int sock;
+
+	while ((sock = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0 &&
+	       client_process(sock).pid == getpid())
+		close(sock);
+	return sock;
+}
+
+void client_dismiss(const struct clients *c, int sock)
+{
+	const struct scm_msg no = {REFUSED, c->reserve->null}, bare = {REFUSED, -1};
+	int sent = scm_send(sock, (const struct scm_msg[]){no, no, no}, 3);
+
+	/* Where no more descriptors may be in flight, most devices are content with the version. */
+	if (sent < 3 && scm_send(sock, (const struct scm_msg[]){bare, bare, bare},
+				 sent > 0 ? 3 - (size_t)sent : 3) < 0)
+		fail("a refused client could not be told");
+	close(sock);
+}
+
+void client_welcome(struct clients *c, int sock)
+{
+	const char *ended = client_ended(sock);
+	int id;
+
+	if (ended) {
+		say("a client has gone before it was greeted: %s", ended);
+		close(sock);
+		return;
+	}
+	if (sock >= PEERS_END) {
+		client_refuse(c, sock, "no more peers fit into one server");
+		return;
+	}
+	if (!store_has_size(c->store)) {
+		client_refuse(c, sock, "%s has another size than the nodes know", c->opt->object);
+		return;
+	}
+	id = id_pick(c->mesh);
+	if (id < 0) {
+		client_refuse(c, sock,
+			      "no ID is left until ID %d leaves, which has seen all others leave",
+			      peer_at(c->ledger, c->mesh->order[0])->id);
+		return;
+	}
+	socket_buffer_limit(sock);
+	/* Urgent data is data: else some kernels would report it and not let it be read. */
+	if (setsockopt(sock, SOL_SOCKET, SO_OOBINLINE, &(int){1}, sizeof(int)) < 0)
+		fail("cannot prepare a socket");
+	if (!end_watch(c->mesh, sock) ||
+	    !eventfds_open(peer_at(c->ledger, sock), c->ledger->vectors)) {
+		client_refuse(c, sock, "%s", strerror(errno));
+		return;
+	}
+	peer_join(c->mesh, sock, id, false);
+}
+
+void clients_accept(struct clients *c, bool all)
+{
+	if (c->reserve->null < 0)
+		c->reserve->null = spare_open();
+	if (c->reserve->spare < 0)
+		c->reserve->spare = spare_open();
+	for (int i = 0; i < ACCEPTS_PER_ROUND || all; i++) {
+		int sock = client_accept(c->ledger->listener), error = errno;
+		bool full = sock < 0 && (error == EMFILE || error == ENFILE);
+
+		if (full) {
+			spare_close(c->reserve);
+			sock = client_accept(c->ledger->listener);
+			if (sock >= 0)
+				client_refuse(c, sock, "%s", strerror(error));
+			error = errno;
+			c->reserve->spare = spare_open();
+		} else if (sock >= 0) {
+			client_welcome(c, sock);
+		}
+		if (sock >= 0 || error == ECONNABORTED || error == EINTR)
+			continue;
+		if (error == EAGAIN || error == EINVAL /* shut down, and empty */ || c->ending)
+			return;
+		errno = error;
+		if (!full)
+			fail("cannot accept a client");
+		timer_start(c->ledger, TIMER_ACCEPT, ACCEPT_RETRY_MS);
+		return;
+	}
+}
+
+void clients_turn_away(const struct clients *c, int listener, const char *why)
+{
+	int sock;
+
+	while ((sock = client_accept(listener)) >= 0)
+		client_refuse(c, sock, "%s", why);
+}
+
+void socket_changed(struct clients *c)
+{
+	char events[1024];
+
+	while (read(c->ledger->watch, events, sizeof(events)) > 0)
+		;
+	if (socket_stands(c->listener))
+		return;
+	c->listener->doubted = true;
+	timer_start(c->ledger, TIMER_SOCKET, SOCKET_LOST_MS);
+}
+
+/*
+ * Listens on another socket from here on. By the old one, which may have been moved, nobody can
+ * connect any more, and who waits there is served before it is closed.
+ */
+static bool listener_replace(struct clients *c, int fd)
+{
+	shutdown(c->ledger->listener, SHUT_RDWR);
+	clients_accept(c, true);
+	supervisor_renew(c->mesh->supervisor, OWN_LISTENER);
+	return dup3(fd, c->ledger->listener, O_CLOEXEC) >= 0 ||
+	       fail("cannot replace the socket %s", c->opt->socket);
+}
+
+/* Makes the socket anew. */
+static bool socket_renew(struct clients *c, bool quiet)
+{
+	int32_t fd;
+	bool done;
+
+	log_mute(quiet);
+	done = socket_make(c->listener, &fd);
+	log_mute(false);
+	if (done) {
+		stale_leave(c->listener, true);
+		done = listener_replace(c, fd);
+		socket_watch(c->listener);
+	} else if (fd >= 0) {
+		clients_turn_away(c, fd, "the socket could not be made");
+	}
+	if (fd >= 0)
+		close(fd);
+	return done;
+}
+
+void socket_check(struct clients *c)
+{
+	bool lost = c->listener->lost;
+
+	c->listener->doubted = false;
+	c->listener->lost = !c->ending && !socket_stands(c->listener);
+	if (!c->listener->lost)
+		return;
+	if (!lost)
+		fail("our socket is gone, making it again: %s", c->opt->socket);
+	c->listener->lost = !socket_renew(c, lost);
+	if (!c->listener->lost) {
+		say("listening on %s again", c->opt->socket);
+		return;
+	}
+	if (!lost)
+		complain("nobody can connect: trying again every second");
+	timer_start(c->ledger, TIMER_SOCKET, SOCKET_RETRY_MS);
+}
+
+void socket_look(struct clients *c)
+{
+	if (c->listener->lost || c->listener->doubted)
+		socket_check(c);
+	else if (!c->ending)
+		look_start(c->listener);
+	timer_start(c->ledger, TIMER_SOCKET, SOCKET_LOOK_MS);
+}
+
+/* Listens on a socket that a supervisor has made. */
+static void socket_adopt(struct clients *c, int passed)
+{
+	if (c->ledger->listener >= 0) {
+		listener_replace(c, passed);
+		close(passed);
+	} else {
+		c->ledger->listener = descriptor_lower(passed);
+	}
+	c->ledger->socket_ino = 0;
+	socket_name(c->listener);
+}
+
+/* Removes the listening socket that was taken over, and serves who waits there. */
+static void listener_retire(struct clients *c)
+{
+	listener_forsake(c->listener);
+	clients_accept(c, true);
+}
+
+bool socket_open(struct clients *c, int passed, uint32_t group)
+{
+	struct ledger *l = c->ledger;
+	bool inherited = l->listener >= 0, fits;
+
+	if (inherited)
+		l->listener = descriptor_lower(l->listener);
+	fits = inherited && passed < 0 && listener_fits(c->listener, group);
+	if (inherited && !fits)
+		listener_retire(c);
+	if (passed >= 0)
+		socket_adopt(c, passed);
+	else if (inherited && !fits)
+		socket_check(c);
+	else if (inherited || socket_make(c->listener, &l->listener))
+		socket_watch(c->listener);
+	else
+		return false;
+	return l->listener < FD_SETSIZE ||
+	       complain("cannot listen: no descriptor below %d is left", FD_SETSIZE);
+}

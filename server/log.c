@@ -1,0 +1,389 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#define _GNU_SOURCE
+#include "server/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <paths.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LOG_LINE PIPE_BUF /* bytes of a line at most: a pipe takes all of it or nothing */
+
+static bool background, muted;
+static char reason[512]; /* the last error that was logged */
+
+static struct {
+	int own;      /* stderr opened once more, or a socket to the system's log; closed at exit.
+			 -1: none */
+	bool stream;  /* the system's log takes a stream, no datagrams */
+	bool socket;  /* stderr is one */
+	bool blocks;  /* stderr could not be opened once more, and a write there may wait */
+	size_t bytes; /* of log_lines */
+	size_t dropped;
+} logging = {.own = -1};
+
+static char log_lines[1 << 16]; /* that wait */
+
+void name_begin(void)
+{
+	static char name[NAME_MAX / 4];
+
+	snprintf(name, sizeof(name), "%s", program_invocation_short_name);
+	if (!*name)
+		strcpy(name, "tm_ivshmem_server");
+	program_invocation_short_name = name;
+}
+
+bool as_qemu(void)
+{
+	return !strcmp(program_invocation_short_name, QEMU_NAME);
+}
+
+bool log_in_background(void)
+{
+	return background;
+}
+
+void log_mute(bool mute)
+{
+	muted = mute;
+}
+
+const char *log_reason(void)
+{
+	return reason;
+}
+
+bool log_waits(void)
+{
+	return logging.bytes > 0;
+}
+
+int *log_descriptor(void)
+{
+	return &logging.own;
+}
+
+/* Takes a descriptor for the log, with a number that select does not need if there is one. */
+static void log_take(int fd)
+{
+	int high = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, FD_SETSIZE);
+
+	if (high >= 0)
+		close(fd);
+	logging.own = high >= 0 ? high : fd;
+}
+
+void log_raise(void)
+{
+	log_take(logging.own);
+}
+
+/*
+ * Looks what stderr is. A pipe or a terminal is opened once more, not to wait there: how it was
+ * opened is shared with others. Where that may not be, it is asked whether there is room.
+ */
+static void log_open(void)
+{
+	struct stat st;
+
+	if (fstat(STDERR_FILENO, &st) < 0)
+		return;
+	logging.socket = S_ISSOCK(st.st_mode);
+	logging.blocks = S_ISFIFO(st.st_mode) || (S_ISCHR(st.st_mode) && isatty(STDERR_FILENO));
+	if (logging.blocks)
+		log_take(open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+}
+
+/* Connects to the system's log, which takes datagrams or a stream. Returns false with errno. */
+static bool log_connect(void)
+{
+	static const struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = _PATH_LOG};
+	int error = 0;
+
+	for (int i = 0; i < 2; i++) {
+		int type = i == 0 ? SOCK_DGRAM : SOCK_STREAM;
+		int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+		if (fd >= 0 &&
+		    connect(fd, (const struct sockaddr *)&address, sizeof(address)) == 0) {
+			log_take(fd);
+			logging.stream = i == 1;
+			return true;
+		}
+		error = errno;
+		if (fd >= 0)
+			close(fd);
+		if (error != EPROTOTYPE)
+			break;
+	}
+	errno = error;
+	return false;
+}
+
+/* Whether a line that failed with this errno can be written later. */
+static bool log_later(int error)
+{
+	static const int later[] = {EAGAIN, EINTR, ENOBUFS, ENOMEM, EMFILE, ENFILE, ENOSPC, EDQUOT};
+
+	for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++)
+		if (error == later[i])
+			return true;
+	return false;
+}
+
+/*
+ * Sends a line to the system's log, which may have been started anew. In a datagram, its end is the
+ * line's. Returns how many bytes are done, or -1 with errno.
+ */
+static ssize_t log_send(const char *line, size_t length)
+{
+	ssize_t n = -1;
+
+	for (int tries = 0; tries < 2 && n < 0; tries++) {
+		if (logging.own < 0 && !log_connect())
+			return -1;
+		n = send(logging.own, line, length - !logging.stream, MSG_NOSIGNAL);
+		if (n >= 0)
+			return n + !logging.stream;
+		if (log_later(errno))
+			return -1;
+		close(logging.own);
+		logging.own = -1;
+	}
+	return n;
+}
+
+/* Writes what it can of a line without waiting. Returns how many bytes, or -1 with errno. */
+static ssize_t log_write(const char *line, size_t length)
+{
+	struct pollfd room = {.fd = STDERR_FILENO, .events = POLLOUT};
+
+	if (background)
+		return log_send(line, length);
+	if (logging.own >= 0)
+		return write(logging.own, line, length);
+	if (logging.socket)
+		return send(STDERR_FILENO, line, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+	errno = EAGAIN;
+	if (logging.blocks && poll(&room, 1, 0) <= 0)
+		return -1;
+	return write(STDERR_FILENO, line, length);
+}
+
+/* Writes what waits, as far as there is room for it. Where nobody reads a line, it is gone. */
+static void log_flush(void)
+{
+	size_t done = 0;
+
+	while (done < logging.bytes) {
+		const char *line = log_lines + done;
+		size_t length = strcspn(line, "\n") + 1;
+		ssize_t n = log_write(line, length);
+
+		if (n < 0 && log_later(errno))
+			break;
+		done += n < 0 ? length : (size_t)n;
+	}
+	if (done == 0)
+		return;
+	logging.bytes -= done;
+	memmove(log_lines, log_lines + done, logging.bytes + 1);
+}
+
+/* Has a line written, now or later. */
+static void log_add(const char *line, size_t length)
+{
+	if (logging.dropped || logging.bytes + length >= sizeof(log_lines)) {
+		logging.dropped++;
+		return;
+	}
+	memcpy(log_lines + logging.bytes, line, length);
+	logging.bytes += length;
+	log_lines[logging.bytes] = '\0';
+	log_flush();
+}
+
+size_t log_lost(void)
+{
+	size_t lost = logging.dropped;
+
+	for (size_t i = 0; i < logging.bytes; i++)
+		lost += log_lines[i] == '\n';
+	return lost;
+}
+
+void log_forget(void)
+{
+	logging.bytes = logging.dropped = 0;
+}
+
+/* The bytes at text that are one character, ASCII or UTF-8; 0: that is none, or one that controls
+ * a terminal. */
+static size_t character_length(const char *text)
+{
+	const unsigned char *c = (const unsigned char *)text;
+	size_t length = c[0] < 0xe0 ? 2 : c[0] < 0xf0 ? 3 : 4;
+
+	if (c[0] < 0x80)
+		return c[0] >= ' ' && c[0] != 127;
+	if (c[0] < 0xc2 || c[0] > 0xf4 || (c[0] == 0xc2 && c[1] < 0xa0) /* C1 */ ||
+	    (c[0] == 0xe0 && c[1] < 0xa0) || (c[0] == 0xed && c[1] > 0x9f) ||
+	    (c[0] == 0xf0 && c[1] < 0x90) || (c[0] == 0xf4 && c[1] > 0x8f))
+		return 0;
+	for (size_t i = 1; i < length; i++)
+		if ((c[i] & 0xc0) != 0x80)
+			return 0;
+	return length;
+}
+
+/*
+ * Makes one line of a text, whatever a path in it is called: not too long, with its beginning and
+ * its end, where the remedy stands. Returns its length.
+ */
+static size_t line_tidy(char *line)
+{
+	const size_t most = LOG_LINE - 1, half = most / 2;
+	size_t length = strlen(line);
+
+	if (length > most) {
+		memmove(line + half, line + length - (most - half), most - half + 1);
+		memset(line + half - 3, '.', 3);
+		length = most;
+	}
+	for (char *at = line; *at;) {
+		size_t n = character_length(at);
+
+		if (n == 0)
+			*at = '?';
+		at += n ? n : 1;
+	}
+	line[length++] = '\n';
+	return length;
+}
+
+/* Begins a line: on stderr, with the name of the program; for the system's log, as that wants it
+ * (RFC 3164). Returns its length. */
+static int line_begin(char *line, size_t room, int level)
+{
+	time_t now = time(NULL);
+	struct tm local;
+	char text[32] = "";
+
+	if (!background)
+		return snprintf(line, room, "%s: ", program_invocation_short_name);
+	if (localtime_r(&now, &local))
+		strftime(text, sizeof(text), "%b %e %T", &local);
+	return snprintf(line, room, "<%d>%s %s[%d]: ", LOG_DAEMON | level, text,
+			program_invocation_short_name, (int)getpid());
+}
+
+void log_settle(void)
+{
+	char line[256];
+	int n;
+
+	log_flush();
+	if (logging.bytes || !logging.dropped)
+		return;
+	n = line_begin(line, sizeof(line), LOG_WARNING);
+	snprintf(line + n, sizeof(line) - (size_t)n - 1,
+		 "lines dropped here, since nobody read this log: %zu", logging.dropped);
+	logging.dropped = 0;
+	log_add(line, line_tidy(line));
+}
+
+/* Gives what waits a moment, and no more: the end of the process, or of its time on stderr. */
+static void log_end(void)
+{
+	for (int tries = 10; (logging.bytes || logging.dropped) && tries > 0; tries--) {
+		nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+		log_settle();
+	}
+}
+
+void log_to_syslog(void)
+{
+	log_end();
+	logging.dropped = log_lost();
+	logging.bytes = 0;
+	if (logging.own >= 0)
+		close(logging.own);
+	logging.own = -1;
+	background = true;
+}
+
+void log_begin(bool in_background, size_t lost)
+{
+	if (in_background)
+		log_to_syslog();
+	else
+		log_open();
+	logging.dropped = lost;
+	atexit(log_end);
+}
+
+bool log_line(int level, int error, const char *format, ...)
+{
+	int saved = errno;
+	char line[4 * PATH_MAX];
+	size_t n, length;
+	va_list args;
+
+	if (muted)
+		return false;
+	if (logging.dropped)
+		log_settle();
+	n = (size_t)line_begin(line, sizeof(line), level);
+	va_start(args, format);
+	vsnprintf(line + n, sizeof(line) - n - 1, format, args);
+	va_end(args);
+	length = strlen(line);
+	if (error)
+		snprintf(line + length, sizeof(line) - length - 1, ": %s", strerror(error));
+	length = line_tidy(line);
+	if (level == LOG_ERR)
+		snprintf(reason, sizeof(reason), "%.*s", (int)(length - n - 1), line + n);
+	log_add(line, length);
+	errno = saved;
+	return false;
+}
+
+void log_progress(const char *format, ...)
+{
+	char text[LOG_LINE];
+	va_list args;
+	int n;
+
+	va_start(args, format);
+	n = vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	if (n > 0 && (size_t)n < sizeof(text) && !logging.bytes)
+		log_write(text, (size_t)n);
+}
+
+struct text size_text(uint64_t bytes)
+{
+	const char *const units[] = {bytes == 1 ? " byte" : " bytes", "K", "M", "G", "T"};
+	struct text out;
+	int unit = 0;
+
+	for (; bytes && bytes % 1024 == 0 && unit < 4; unit++)
+		bytes /= 1024;
+	snprintf(out.text, sizeof(out.text), "%" PRIu64 "%s", bytes, units[unit]);
+	return out;
+}

@@ -1,0 +1,445 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#define _GNU_SOURCE
+#include "server/mesh.h"
+#include "send_scm.h"
+#include "server/descriptor.h"
+#include "server/ledger.h"
+#include "server/listener.h"
+#include "server/log.h"
+#include "server/supervisor.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/sockios.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#define PROTOCOL_VERSION 0
+#define MEMORY           (-1) /* the value beside the descriptor of the shared memory */
+
+/* How many peers have a serial number of at most this one: the index of the first peer behind. */
+static size_t peers_up_to(const struct mesh *m, uint64_t serial)
+{
+	size_t low = 0, high = m->count;
+
+	/* Most often it is the youngest's, or that of the one before. */
+	for (int i = 0; i < 2 && low < high; i++, high--)
+		if (peer_at(m->ledger, m->order[high - 1])->serial <= serial)
+			return high;
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+
+		if (peer_at(m->ledger, m->order[middle])->serial <= serial)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+/* A place that moves, and the index of the first peer behind the one that it has reached. */
+struct cursor {
+	struct place at;
+	size_t behind;
+};
+
+/* Where the greeting's first messages end: a server without memory has no third. */
+static uint32_t head_end(const struct mesh *m)
+{
+	return m->ledger->store < 0 ? 2 : 3;
+}
+
+/*
+ * What a peer is to be told next (ivshmem-spec, "Client-Server protocol"), and moves the cursor
+ * there. Returns false if there is nothing.
+ *
+ * Departures come before introductions. So when one is dealt with, the peer has reached what it had
+ * reached when that one left, and "its serial number is at most reached" says exactly whether it
+ * had been introduced: who had not been is never mentioned (hazard 2), who had been is told to have
+ * left once (hazard 1), and nothing of its eventfds is due any more. All older peers come before
+ * its own eventfds, all younger ones behind, since it stands in that order itself.
+ */
+static bool message_next(const struct mesh *m, const struct peer *p, struct cursor *c,
+			 struct scm_msg *msg)
+{
+	const struct ledger *l = m->ledger;
+	const struct scm_msg head[] = {{PROTOCOL_VERSION, -1}, {p->id, -1}, {MEMORY, l->store}};
+	struct place *at = &c->at;
+	const struct peer *next;
+
+	if (at->head < head_end(m)) {
+		*msg = head[at->head++];
+		return true;
+	}
+	while (at->departures < l->departures) {
+		const struct departure *d = &l->ring[at->departures++ % IDS];
+
+		if (d->serial > at->reached)
+			continue;
+		if (d->serial == at->reached)
+			at->vectors = l->vectors;
+		*msg = (struct scm_msg){d->id, -1};
+		return true;
+	}
+	if (at->vectors == l->vectors) {
+		if (l->vectors == 0 || c->behind == m->count)
+			return false;
+		at->reached = peer_at(m->ledger, m->order[c->behind++])->serial;
+		at->vectors = 0;
+	}
+	next = peer_at(m->ledger, m->order[c->behind - 1]);
+	*msg = (struct scm_msg){next->id, next->eventfds[at->vectors++]};
+	return true;
+}
+
+size_t peer_owed(const struct mesh *m, const struct peer *p)
+{
+	const struct ledger *l = m->ledger;
+	const struct place *at = &p->place;
+	size_t owed = head_end(m) - at->head, vectors = l->vectors - at->vectors;
+
+	for (uint64_t d = at->departures; d < l->departures; d++) {
+		owed += l->ring[d % IDS].serial <= at->reached;
+		if (l->ring[d % IDS].serial == at->reached)
+			vectors = 0;
+	}
+	return owed + vectors + l->vectors * (m->count - peers_up_to(m, at->reached));
+}
+
+int id_pick(const struct mesh *m)
+{
+	const struct ledger *l = m->ledger;
+	uint64_t taken[IDS / 64] = {0}, d = l->departures;
+
+	if (m->count > 0)
+		d = peer_at(m->ledger, m->order[0])->missed;
+	for (int id; d < l->departures; d++) {
+		id = (int)l->ring[d % IDS].id;
+		taken[id / 64] |= UINT64_C(1) << id % 64;
+	}
+	for (size_t i = 0; i < m->count; i++) {
+		int id = peer_at(m->ledger, m->order[i])->id;
+
+		taken[id / 64] |= UINT64_C(1) << id % 64;
+	}
+	for (int word = 0; word < IDS / 64; word++)
+		if (~taken[word])
+			return word * 64 + __builtin_ctzll(~taken[word]);
+	return -1;
+}
+
+bool eventfds_open(struct peer *p, unsigned int vectors)
+{
+	for (unsigned int v = 0; v < vectors; v++) {
+		int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), error = errno;
+
+		if (fd < 0) {
+			while (v > 0)
+				close(p->eventfds[--v]);
+			errno = error;
+			return false;
+		}
+		p->eventfds[v] = descriptor_raise(fd, FD_SETSIZE);
+	}
+	return true;
+}
+
+bool end_watch(const struct mesh *m, int sock)
+{
+	struct epoll_event end = {.events = EPOLLIN, .data.fd = sock};
+
+	return epoll_ctl(m->ledger->ends, EPOLL_CTL_ADD, sock, &end) == 0;
+}
+
+/* Takes a peer into the order of peers. */
+static void peer_enter(struct mesh *m, int sock)
+{
+	size_t at = peers_up_to(m, peer_at(m->ledger, sock)->serial);
+
+	memmove(&m->order[at + 1], &m->order[at], (m->count++ - at) * sizeof(m->order[0]));
+	m->order[at] = (uint16_t)sock;
+	FD_SET(sock, &m->present);
+	m->due = m->present;
+}
+
+/* Who a peer is: "process 123 (qemu-system-x86), uid 64055", as far as it is known. */
+static struct text peer_text(int sock)
+{
+	struct ucred who = client_process(sock);
+	struct text out;
+	char path[32], comm[32] = "?";
+	ssize_t n = -1;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/comm", (int)who.pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0) {
+		n = read(fd, comm, sizeof(comm) - 1);
+		close(fd);
+	}
+	comm[n > 0 ? n - 1 : 1] = '\0';  /* without the newline */
+	for (char *at = comm; *at; at++) /* whatever it calls itself, the line is ours */
+		if (*at < ' ' || *at > '~' || *at == '(' || *at == ')')
+			*at = '?';
+	snprintf(out.text, sizeof(out.text), "process %d (%s), uid %u", (int)who.pid, comm,
+		 (unsigned int)who.uid);
+	return out;
+}
+
+void peer_join(struct mesh *m, int sock, int id, bool stored)
+{
+	struct ledger *l = m->ledger;
+	struct peer *p = peer_at(m->ledger, sock);
+	uint64_t serial = ++l->joins;
+
+	if ((uint32_t)sock >= l->slots)
+		l->slots = (uint32_t)sock + 1;
+	p->id = (uint16_t)id;
+	p->joined_ms = now_ms();
+	p->process = client_process(sock).pid;
+	p->missed = l->departures;
+	p->sending = 0;
+	p->place = (struct place){
+		.head = l->legacy ? 1 : 0, .vectors = l->vectors, .departures = l->departures};
+	ledger_order();
+	p->stored = 0;
+	p->stored = stored || parcel_store(m->supervisor, sock, serial, false) ? PARCEL_FIRST : 0;
+	ledger_order();
+	p->serial = serial;
+	ledger_order();
+	peer_enter(m, sock);
+	say("ID %d joined: %s", id, peer_text(sock).text);
+}
+
+/* Gives a peer's place free, and closes all that was its own. */
+static void peer_free(struct mesh *m, int sock)
+{
+	struct peer *p = peer_at(m->ledger, sock);
+
+	p->serial = 0;
+	ledger_order();
+	for (unsigned int v = 0; v < m->ledger->vectors; v++)
+		close(p->eventfds[v]);
+	/* Others may have it open as well: then closing it ends neither the watch nor the stream.
+	 */
+	epoll_ctl(m->ledger->ends, EPOLL_CTL_DEL, sock, NULL);
+	if (p->stored & PARCEL_KEPT)
+		shutdown(sock, SHUT_RDWR);
+	close(sock);
+}
+
+/* A peer has left: takes it off the list, and notes that for the others to be told. */
+static void peer_leave(struct mesh *m, int sock, const char *why)
+{
+	struct ledger *l = m->ledger;
+	struct peer *p = peer_at(m->ledger, sock);
+	size_t at = peers_up_to(m, p->serial) - 1;
+
+	say("ID %d left: %s", p->id, why);
+	m->count--;
+	memmove(&m->order[at], &m->order[at + 1], (m->count - at) * sizeof(m->order[0]));
+	FD_CLR(sock, &m->present);
+	FD_CLR(sock, &m->blocked);
+	FD_CLR(sock, &m->starved);
+	m->due = m->present;
+	l->flush_due = true;
+
+	departure_note(l, p->serial, p->id);
+	peer_free(m, sock);
+}
+
+void peer_let_go(struct mesh *m, int sock, const char *why)
+{
+	char line[256];
+
+	snprintf(line, sizeof(line), "%s: restart the node, process %d", why,
+		 (int)peer_at(m->ledger, sock)->process);
+	peer_leave(m, sock, line);
+}
+
+void peers_restore(struct mesh *m)
+{
+	const struct ledger *l = m->ledger;
+	uint64_t last = departed_last(l);
+	int cut = -1;
+
+	for (int sock = 0; sock < (int)l->slots; sock++) {
+		const struct peer *p = peer_at(m->ledger, sock);
+
+		if (p->serial && p->serial == last)
+			peer_free(m, sock); /* it has left, and then the server before ended */
+		else if (p->serial)
+			peer_enter(m, sock);
+		if (p->serial && p->sending)
+			cut = sock; /* there is one at most */
+	}
+	if (cut >= 0)
+		peer_let_go(m, cut,
+			    "the server died while it sent to this node, and nobody knows how "
+			    "much arrived");
+}
+
+/* Sends a peer a batch of what it is owed. Returns whether there is more that it could take. */
+static bool peer_send_batch(struct mesh *m, int sock)
+{
+	struct peer *p = peer_at(m->ledger, sock);
+	struct cursor c = {p->place, peers_up_to(m, p->place.reached)};
+	struct scm_msg batch[SCM_BATCH];
+	struct place after[SCM_BATCH];
+	size_t n = 0;
+	int sent;
+
+	while (n < SCM_BATCH && message_next(m, p, &c, &batch[n]))
+		after[n++] = c.at;
+	if (n == 0) {
+		p->place.departures = c.at.departures; /* it need not hear of these */
+		return false;
+	}
+	p->sending = true;
+	ledger_order();
+	sent = scm_send(sock, batch, n);
+	assert(sent <= (int)n);
+	if (sent > 0)
+		p->place = after[sent - 1];
+	ledger_order();
+	p->sending = false;
+	ledger_order();
+	for (int i = 0; i < sent && m->opt->verbose; i++)
+		say("to ID %d: %" PRId64 "%s", p->id, batch[i].value,
+		    batch[i].fd < 0 ? "" : " with a descriptor");
+	if (sent == (int)n)
+		return n == SCM_BATCH;
+	if (sent >= 0 || errno == EAGAIN || errno == EINTR) {
+		FD_SET(sock, &m->blocked);
+	} else if (errno == ETOOMANYREFS || errno == ENOBUFS || errno == ENOMEM) {
+		/* Unread descriptors of all sockets together, say: select would not wait for that.
+		 */
+		FD_SET(sock, &m->starved);
+		timer_start(m->ledger, TIMER_SEND, SEND_RETRY_MS);
+	} else {
+		peer_leave(m, sock, errno == EPIPE ? "closed the connection" : strerror(errno));
+	}
+	return false;
+}
+
+void peers_send(struct mesh *m)
+{
+	while (set_next(&m->due, 0) < FD_SETSIZE)
+		set_each (sock, &m->due) {
+			FD_CLR(sock, &m->due); /* before it sends: a leave makes all due again */
+			if (!FD_ISSET(sock, &m->blocked) && !FD_ISSET(sock, &m->starved))
+				while (peer_send_batch(m, sock))
+					;
+		}
+}
+
+bool peer_has_read(const struct mesh *m, int sock)
+{
+	int unread;
+
+	return peer_owed(m, peer_at(m->ledger, sock)) == 0 &&
+	       (ioctl(sock, SIOCOUTQ, &unread) < 0 || unread == 0);
+}
+
+const char *client_ended(int sock)
+{
+	char byte;
+	ssize_t n = recv(sock, &byte, 1, MSG_DONTWAIT | MSG_PEEK); /* for the next look as well */
+
+	if (n == 0)
+		return "closed the connection";
+	if (n > 0)
+		return "sent data, which no ivshmem client does";
+	if (errno == EAGAIN || errno == EINTR || errno == ENOMEM || errno == ENOBUFS)
+		return NULL;
+	return errno == ECONNRESET ? "ended before it had read all (Connection reset by peer)"
+				   : strerror(errno);
+}
+
+void peers_read(struct mesh *m)
+{
+	struct epoll_event ends[FD_SETSIZE];
+	int n = epoll_wait(m->ledger->ends, ends, FD_SETSIZE, 0);
+
+	for (int i = 0; i < n; i++) {
+		int sock = ends[i].data.fd;
+		const char *why = client_ended(sock);
+
+		if (!FD_ISSET(sock, &m->present))
+			close(sock); /* the image before was about to make or to free a peer */
+		else if (why)
+			peer_leave(m, sock, why);
+	}
+}
+
+void peers_wake(struct mesh *m, const fd_set *writable)
+{
+	set_each (sock, writable) {
+		FD_CLR(sock, &m->blocked);
+		FD_SET(sock, &m->due);
+	}
+	if (timer_ended(m->ledger, TIMER_SEND)) {
+		set_each (sock, &m->starved)
+			FD_SET(sock, &m->due);
+		FD_ZERO(&m->starved);
+	}
+}
+
+void peers_list(const struct mesh *m)
+{
+	size_t waiting = 0;
+
+	for (size_t i = 0; i < m->count; i++) {
+		const struct peer *p = peer_at(m->ledger, m->order[i]);
+		size_t owed = peer_owed(m, p);
+
+		say("ID %d: %s, connected for %" PRId64 " s, %zu message%s waiting%s", p->id,
+		    peer_text(m->order[i]).text, (now_ms() - p->joined_ms) / 1000, owed, S(owed),
+		    !supervised(m->supervisor) ? ""
+		    : !p->stored               ? ", not stored yet"
+		    : p->stored & PARCEL_ANEW  ? ", not stored anew yet"
+					       : "");
+		waiting += owed;
+	}
+	say("%zu node%s connected, %" PRIu64 " joined so far, %zu message%s waiting", m->count,
+	    S(m->count), m->ledger->joins, waiting, S(waiting));
+}
+
+int peer_find(const struct ledger *l, uint64_t serial)
+{
+	for (int sock = 0; sock < (int)l->slots; sock++)
+		if (peer_at(l, sock)->serial == serial)
+			return sock;
+	return -1;
+}
+
+bool peer_departed(const struct ledger *l, uint64_t serial)
+{
+	uint64_t d = l->departures > IDS ? l->departures - IDS : 0;
+
+	while (d < l->departures && l->ring[d % IDS].serial != serial)
+		d++;
+	return d < l->departures;
+}
+
+bool peers_watch(struct mesh *m)
+{
+	m->ledger->ends = epoll_create1(EPOLL_CLOEXEC);
+	if (m->ledger->ends < 0)
+		return fail("cannot create an epoll descriptor");
+	set_each (sock, &m->present)
+		if (!end_watch(m, sock))
+			peer_let_go(m, sock, strerror(errno));
+	return true;
+}

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * mesh: the heart: who is there, what each has been told, and what is to be told next
+ *
+ * Owns the peers in the ledger, the ring of departures, and the sets of sockets that say who can be
+ * sent something. Nothing is queued for anybody: a peer has a place, and message_next derives from
+ * that what comes next. Only this room sends to peers.
+ */
+#ifndef SERVER_MESH_H
+#define SERVER_MESH_H
+
+#include "server/ledger.h"
+#include "server/options.h"
+#include "server/supervisor.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/select.h>
+
+#define SEND_RETRY_MS 20 /* until a send is tried again that the kernel had no room for */
+
+struct mesh {
+	const struct options *opt;
+	struct ledger *ledger;
+	struct supervisor *supervisor;
+	size_t count;               /* of peers */
+	uint16_t order[FD_SETSIZE]; /* their sockets, in the order in which they joined */
+	fd_set present;             /* the same sockets */
+	fd_set due;                 /* those that may be owed something */
+	fd_set blocked;             /* those that are full: they wait for select */
+	fd_set starved;             /* those for which the kernel lacked something: a timer */
+};
+
+/*
+ * The ID of the next peer: the lowest that is free and was retired before every peer now connected
+ * had joined, since clients break over an ID that they have seen leave (hazard 1). So no ID departs
+ * twice while anybody is there who has not dealt with the first time, and the ring of departures is
+ * long enough. With nobody connected that is 0. Returns -1 if there is none.
+ */
+int id_pick(const struct mesh *m);
+
+/*
+ * Makes the eventfds of a peer, out of select's range if the limit of descriptors allows. Returns
+ * false with errno, and there are none.
+ */
+bool eventfds_open(struct peer *p, unsigned int vectors);
+
+/* Has select told when the peer with this socket has gone. Returns false with errno. */
+bool end_watch(const struct mesh *m, int sock);
+
+/*
+ * Makes a peer of a client, which is greeted and told to all others when it is their turn. Its
+ * parcel may have been stored before.
+ */
+void peer_join(struct mesh *m, int sock, int id, bool stored);
+
+/* Lets a peer go that would not know for sure who lives. */
+void peer_let_go(struct mesh *m, int sock, const char *why);
+
+/* Takes over the peers that stand in the ledger, but for those that cannot be. */
+void peers_restore(struct mesh *m);
+
+/* Sends what is owed, to everybody that can take it. */
+void peers_send(struct mesh *m);
+
+/* How many messages a peer is still to be sent: as many as message_next would give. */
+size_t peer_owed(const struct mesh *m, const struct peer *p);
+
+/* Whether a peer has read all that was for it. QEMU drops the rest when the connection ends. */
+bool peer_has_read(const struct mesh *m, int sock);
+
+/*
+ * Why a client counts as gone, NULL if it does not: it never writes, so the end of the stream says
+ * so, and any byte.
+ */
+const char *client_ended(int sock);
+
+/* Notices who has gone. */
+void peers_read(struct mesh *m);
+
+/* Notices who can be sent more. */
+void peers_wake(struct mesh *m, const fd_set *writable);
+
+/* Logs who is connected. */
+void peers_list(const struct mesh *m);
+
+/* Where the peer with this serial number stands; -1: nowhere. */
+int peer_find(const struct ledger *l, uint64_t serial);
+
+/* Whether a peer with this serial number has left. */
+bool peer_departed(const struct ledger *l, uint64_t serial);
+
+/* Has the ends of all peers watched: a server that takes over has some. */
+bool peers_watch(struct mesh *m);
+
+#endif

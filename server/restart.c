@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#define _GNU_SOURCE
+#include "server/restart.h"
+#include "server/child.h"
+#include "server/descriptor.h"
+#include "server/ledger.h"
+#include "server/log.h"
+#include "server/options.h"
+#include "server/supervisor.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/types.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+char *program_path(void)
+{
+	static const char self[] = "/proc/self/exe";
+	const char *started = (const char *)getauxval(AT_EXECFN);
+	char path[PATH_MAX];
+	ssize_t n;
+
+	if (strncmp(started, "/dev/fd/", 8) != 0)
+		return path_absolute(started);
+	n = readlink(self, path, sizeof(path) - 1);
+	path[n < 0 ? 0 : n] = '\0';
+	return strdup(access(path, X_OK) == 0 ? path : self);
+}
+
+bool descriptors_keep(struct restart *r, bool keep)
+{
+	const struct ledger *l = r->ledger;
+	const int own[] = {l->self,     l->store, l->lock,    l->disk, l->pidfile,
+			   l->listener, l->watch, l->signals, l->ends};
+	int flags = keep ? 0 : FD_CLOEXEC;
+	bool open = true;
+
+	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
+		if (own[i] >= 0)
+			open = fcntl(own[i], F_SETFD, flags) == 0 && open;
+	set_each (sock, &r->mesh->present) {
+		open = fcntl(sock, F_SETFD, flags) == 0 && open;
+		for (unsigned int v = 0; v < l->vectors; v++)
+			open = fcntl(peer_at(r->ledger, sock)->eventfds[v], F_SETFD, flags) == 0 &&
+			       open;
+	}
+	return open;
+}
+
+/* Executes the program on disk with the ledger; returns only if that fails, having said so. */
+static void program_execute(struct restart *r, const char *purpose)
+{
+	char value[64];
+
+	snprintf(value, sizeof(value), "%s %d %d %zu %" PRId64, purpose, r->ledger->self,
+		 log_in_background(), log_lost(), r->supervisor->reloading_us);
+	if (fcntl(r->ledger->self, F_SETFD, 0) == 0 && setenv(LEDGER_VARIABLE, value, 1) == 0)
+		execv(r->program, r->argv);
+	fail("cannot execute %s, going on without a restart", r->program);
+	unsetenv(LEDGER_VARIABLE);
+}
+
+void trial_kill(struct restart *r)
+{
+	pid_t trial = r->trial;
+
+	if (trial && kill(-trial, SIGKILL) < 0)
+		kill(trial, SIGKILL); /* so young that it has no group of its own yet */
+	r->trial = 0;
+	r->ledger->timers[TIMER_TRIAL] = 0;
+}
+
+void trial_start(struct restart *r)
+{
+	pid_t child;
+
+	trial_kill(r);
+	supervisor_reload(r->supervisor);
+	child = child_start("try the program on disk, going on without a restart");
+	if (child == 0) {
+		program_execute(r, "check");
+		_exit(EXIT_FAILURE);
+	}
+	if (child < 0)
+		return;
+	r->trial = child;
+	timer_start(r->ledger, TIMER_TRIAL, TRIAL_MS);
+}
+
+void trial_ended(struct restart *r, int status, bool wanted)
+{
+	if (status != W_EXITCODE(CAN_TAKE_OVER, 0)) {
+		complain("%s cannot take over, going on without a restart: it ended with %s %d",
+			 r->program, WIFEXITED(status) ? "status" : "signal",
+			 WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
+		return;
+	}
+	if (!wanted)
+		return;
+	if (descriptors_keep(r, true))
+		program_execute(r, "resume");
+	else
+		fail("cannot keep descriptors open, going on without a restart");
+	descriptors_keep(r, false);
+}
