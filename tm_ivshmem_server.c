@@ -993,7 +993,7 @@ static const char *anonymous_text(const char *folder)
 
 /*
  * Finds the group of -g, a name or number, or the default. Without -g, or where nobody knows, only
- * our own user may connect. A name may be looked up over a network, a number is not.
+ * our own user may connect. This may ask a network, but not for what /etc/group has.
  */
 static bool group_find(const struct options *o, gid_t *gid)
 {
@@ -1003,10 +1003,6 @@ static bool group_find(const struct options *o, gid_t *gid)
 	int error, file;
 	char *end;
 
-	if (o->group && digits_parse(name, &number, &end) && !*end && number < NOBODY) {
-		*gid = (gid_t)number;
-		return true;
-	}
 	do {
 		errno = 0;
 		group = getgrnam(name);
@@ -1019,6 +1015,10 @@ static bool group_find(const struct options *o, gid_t *gid)
 	*gid = group ? group->gr_gid : NOBODY;
 	if (group)
 		return true;
+	if (o->group && digits_parse(name, &number, &end) && !*end && number < NOBODY) {
+		*gid = (gid_t)number;
+		return true;
+	}
 	/* This is what getgrnam(3) may say of a group that does not exist. */
 	if (error == 0 || error == ENOENT || error == ESRCH || error == EBADF || error == EPERM) {
 		if (o->group)
