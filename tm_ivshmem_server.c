@@ -3018,9 +3018,14 @@ static bool parcel_store(struct server *s, int sock, uint64_t serial, bool secon
 	int all[PARCEL_MAX], ends[2];
 	bool done = true;
 
-	/* Those who have left make room first. */
-	if (!supervised(s) || s->ledger->timers[TIMER_STORE] || !parcels_drop(s) ||
-	    !parcel_fits(s, p))
+	if (!supervised(s) || s->ledger->timers[TIMER_STORE])
+		return false;
+	if (s->supervisor.own_step < 2 * OWNS) {
+		s->supervisor.behind = true;
+		return false;
+	}
+	/* Those who have left make room first: the ledger that says so is stored by now. */
+	if (!parcels_drop(s) || !parcel_fits(s, p))
 		return false;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
 		return parcel_fail(s);
