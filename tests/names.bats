@@ -178,6 +178,7 @@ wrong() { # TEXT... -- ARGUMENT...
 	wrong "unknown option '-d'" 'for ours run tm_ivshmem_server' -- -d
 	wrong "unknown option '-A'" 'for ours run tm_ivshmem_server' -- -A
 	wrong "unknown option '--verbose'" 'for words run tm_ivshmem_server' -- -F --verbose
+	wrong "unknown option '--check'" 'for words run tm_ivshmem_server' -- -F --check
 	wrong "'--help=1': -h takes no value" -- --help=1
 	wrong "unexpected argument 'more'" -- -F more
 	wrong '-l needs a value' -- -F -l

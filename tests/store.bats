@@ -209,7 +209,7 @@ small_ext4() { # SIZE [PERCENT THAT ONLY ROOT MAY USE]
 	local before
 	make_file store 3M
 	before=$(state)
-	start -f store -L -m 0
+	start --default-file store -L -m 0
 	has "$LOG" 'without memory'
 	is 'the greeting' "$(greeting "$SOCK" 2)" $'0\n0 fd 0'
 	stop
