@@ -254,9 +254,14 @@ bool parcel_store(struct supervisor *v, int sock, uint64_t serial, bool second)
 	int all[PARCEL_MAX], ends[2];
 	bool done = true;
 
-	/* Those who have left make room first. */
-	if (!supervised(v) || v->ledger->timers[TIMER_STORE] || !parcels_drop(v) ||
-	    !parcel_fits(v, p))
+	if (!supervised(v) || v->ledger->timers[TIMER_STORE])
+		return false;
+	if (v->own_step < 2 * OWNS) {
+		v->behind = true;
+		return false;
+	}
+	/* Those who have left make room first: the ledger that says so is stored by now. */
+	if (!parcels_drop(v) || !parcel_fits(v, p))
 		return false;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
 		return parcel_fail(v);
