@@ -703,14 +703,18 @@ bytes_of() {
 	done
 }
 
-@test "NOTIFY_SOCKET: told by a daemon too, and not by starts that fail" {
-	listen "$WORK/notify" "$WORK/notified" "$SOCK"
-	export NOTIFY_SOCKET=$WORK/notify
+@test "NOTIFY_SOCKET: told by a daemon too, and only the reason by starts that fail" {
+	listen "$WORK/failing" "$WORK/failed"
+	export NOTIFY_SOCKET=$WORK/failing
 	refused "$DIR/missing" -- -f missing/store
 	refused "$DIR/missing" -- -d -f missing/store
 	misuse "'-x'" -- -x
 	"$SERVER" --help >/dev/null
-	is 'what was told' "$(cat "$WORK/notified")" listening
+	eventually grep -q "^STATUS=.*'-x'" "$WORK/failed"
+	is 'how often why' "$(grep -c "^STATUS=.*$DIR/missing/store" "$WORK/failed")" 2
+	is 'how often anything' "$(grep -c = "$WORK/failed")" 3
+	listen "$WORK/notify" "$WORK/notified" "$SOCK"
+	export NOTIFY_SOCKET=$WORK/notify
 	daemonize -f store
 	eventually grep -q client: "$WORK/notified"
 	stop_daemon
