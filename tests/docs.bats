@@ -179,7 +179,7 @@ documents_agree() { # LEAST-NUMBER-OF-OPTIONS
 
 @test "defaults in the documents are those of the program" {
 	for text in /tmp/ivshmem_socket ivshmem; do
-		grep -q "\"$text\"" "$SOURCE_DIR/tm_ivshmem_server.c"
+		grep -q "\"$text\"" "$SOURCE_DIR/server/options.c"
 		"$SERVER" --help | grep -q "default $text"
 		as_qemu --help | grep -q "default $text"
 		grep -q "default \`$text\`" "$SOURCE_DIR/README.md"

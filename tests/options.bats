@@ -7,11 +7,11 @@ load lib/common
 # The options as the parser has them, one a line: letter, name, whether it takes a value. Of those
 # without a letter, a list of its own.
 setup_more() {
-	OPTIONS=$(grep -o -E "\{\"[a-z]+\", [a-z]+_argument, NULL, '.'\}" "$SOURCE_DIR/tm_ivshmem_server.c" |
+	OPTIONS=$(grep -o -E "\{\"[a-z]+\", [a-z]+_argument, NULL, '.'\}" "$SOURCE_DIR/server/options.c" |
 		sed -E "s/.\"(.+)\", (.+)_argument, NULL, '(.)'./\3 \1 \2/" | sort -u)
 	[ "$(wc -l <<<"$OPTIONS")" -ge 15 ]
 	WORDS=$(sed -nE 's/.*\{"([a-z-]+)", ([a-z]+)_argument, NULL, [A-Z_]+\},/\1 \2/p' \
-		"$SOURCE_DIR/tm_ivshmem_server.c" | sort -u)
+		"$SOURCE_DIR/server/options.c" | sort -u)
 	[ "$(wc -l <<<"$WORDS")" -ge 2 ]
 }
 

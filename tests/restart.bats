@@ -56,8 +56,8 @@ build() { # CODE [MAKE ARGUMENT...]
 	need_tool make
 	rm -rf "$WORK/source"
 	mkdir "$WORK/source"
-	cp "$SOURCE_DIR"/Makefile "$SOURCE_DIR"/*.[ch] "$WORK/source"
-	perl -0777 -i -pe "($1) or die 'the source is another'" "$WORK/source/tm_ivshmem_server.c"
+	cp -r "$SOURCE_DIR"/Makefile "$SOURCE_DIR"/*.[ch] "$SOURCE_DIR"/server "$WORK/source"
+	perl -0777 -i -pe "($1) or die 'the source is another'" "$WORK/source/server/ledger.h"
 	make -s -C "$WORK/source" "${@:2}" tm_ivshmem_server
 }
 
