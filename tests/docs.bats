@@ -160,7 +160,7 @@ documents_agree() { # LEAST-NUMBER-OF-OPTIONS
 			grep -q "^     $(tr 'IDVECTOR' 'idvector' <<<"$word")\b"
 		grep -q "^| none .*\`$word\`" "$SOURCE_DIR/README.md"
 	done
-	names=$(sed -nE 's/.*environment_set\("([A-Z_]+)".*/\1/p' "$CODE")
+	names=$(sed -nE 's/.*environment_set\("([A-Z_]+)".*/\1/p' "$SOURCE_DIR/client/run.c")
 	[ "$(wc -l <<<"$names")" -eq 6 ]
 	while read -r name; do
 		grep -qx "\.It Ev $name" "$PAGE"
