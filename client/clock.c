@@ -19,10 +19,6 @@ void polls_wait(struct pollfd *polls, size_t n, int64_t ms)
 {
 	if (ms < 0)
 		ms = 0;
-	if (poll(polls, n, ms > INT_MAX ? INT_MAX : (int)ms) >= 0)
-		return;
-	if (errno != EINTR)
+	if (poll(polls, n, ms > INT_MAX ? INT_MAX : (int)ms) < 0 && errno != EINTR)
 		quit(1, "cannot wait: %s", strerror(errno));
-	for (size_t i = 0; i < n; i++)
-		polls[i].revents = 0;
 }

@@ -192,20 +192,13 @@ static void ring_parse(char **args, struct request *r)
 /* Reads seconds, whole or with a fraction. Returns milliseconds. */
 static int64_t seconds_read(const char *text)
 {
-	const char *at = text;
-	int64_t ms = 0;
-	int digits = 0;
+	char *end;
+	double seconds = strtod(text, &end);
 
-	for (; *at >= '0' && *at <= '9' && ms <= SECONDS_MAX; at++, digits++)
-		ms = ms * 10 + (*at - '0');
-	ms *= 1000;
-	if (*at == '.')
-		for (int64_t unit = 100; *++at >= '0' && *at <= '9'; unit /= 10, digits++)
-			ms += unit * (*at - '0');
-	if (digits == 0 || *at || ms > SECONDS_MAX * INT64_C(1000))
+	if (end == text || text[strspn(text, "0123456789.")] || *end || seconds > SECONDS_MAX)
 		quit(2, "SECONDS '%.40s': give a number from 0 to %d, such as 5 or 0.5", text,
 		     SECONDS_MAX);
-	return ms;
+	return (int64_t)(seconds * 1000 + 0.5);
 }
 
 /* What may stand last in a command. */

@@ -141,7 +141,7 @@ enum news news_next(struct mesh *m, int *id)
 		struct peer *p = &m->peers[m->news];
 
 		*id = m->news;
-		if (p->told && p->left) {
+		if (p->left) {
 			p->told = p->left = false;
 			return NEWS_LEAVE;
 		}
