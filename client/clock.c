@@ -17,8 +17,6 @@ int64_t clock_now(void)
 
 void polls_wait(struct pollfd *polls, size_t n, int64_t ms)
 {
-	if (ms < 0)
-		ms = 0;
 	if (poll(polls, n, ms > INT_MAX ? INT_MAX : (int)ms) < 0 && errno != EINTR)
 		quit(1, "cannot wait: %s", strerror(errno));
 }

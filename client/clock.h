@@ -15,8 +15,8 @@
 int64_t clock_now(void);
 
 /*
- * Waits for one of n descriptors, ms at most, not at all where ms is negative. All revents are 0
- * before; it may end early, and leave them so. Where the kernel refuses, the program ends.
+ * Waits for one of n descriptors, at most ms, which is not negative. All revents are 0 before; it
+ * may end early, and leave them so. Where the kernel refuses, the program ends.
  */
 void polls_wait(struct pollfd *polls, size_t n, int64_t ms);
 
