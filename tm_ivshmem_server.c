@@ -248,6 +248,7 @@ struct supervisor {
 	bool lost;            /* it cannot be reached, or lacks something, and the log says so */
 	bool full;            /* it had no room for a message: select tells when it has */
 	bool unready;         /* it has not been told yet that we are ready */
+	bool stopping;        /* nor that we are ending */
 	int64_t reloading_us; /* when a restart began of which it has not been told; 0: none */
 	uint8_t own_step;     /* how far it has been told what is our own (own_update) */
 	uint8_t drop_step;    /* and that it is to drop what it has of somebody who has left */
@@ -3151,12 +3152,28 @@ static void supervisor_reload(struct server *s)
 	reload_tell(s);
 }
 
+/* Tells the supervisor that we are ending, if so. Returns whether it knows. */
+static bool stop_tell(struct server *s)
+{
+	struct supervisor *v = &s->supervisor;
+
+	v->stopping = v->stopping && !supervisor_tell(s, -1, "STOPPING=1");
+	return !v->stopping;
+}
+
+/* We are ending. */
+static void supervisor_stop(struct server *s)
+{
+	s->supervisor.stopping = true;
+	stop_tell(s);
+}
+
 /* Tells the supervisor how we are, and what is our own. Returns whether it has been told. */
 static bool supervisor_begin(struct server *s)
 {
 	struct supervisor *v = &s->supervisor;
 
-	if (!reload_tell(s) || !own_update(s))
+	if (!reload_tell(s) || !stop_tell(s) || !own_update(s))
 		return false;
 	if (v->unready && !s->trial && !s->stop_at)
 		v->unready = !supervisor_tell(s, -1, "READY=1");
@@ -4115,7 +4132,7 @@ static void server_stop(struct server *s, const char *why)
 	else
 		say("%s: ending, %s %s", why, s->opt.object,
 		    s->opt.anonymous ? "goes with its last user" : "stays");
-	supervisor_tell(s, -1, "STOPPING=1");
+	supervisor_stop(s);
 	socket_remove(s);
 	s->stop_at = now_ms() + GREETING_MS;
 }
@@ -4131,7 +4148,7 @@ static void server_hand_over(struct server *s, const char *why)
 	} else if (!s->stop_at) {
 		say("%s: ending, a successor is to take over %zu node%s", why, s->count,
 		    S(s->count));
-		supervisor_tell(s, -1, "STOPPING=1");
+		supervisor_stop(s);
 		supervisor_doubt(s);
 		s->leave_waiting = s->handover = true;
 		s->stop_at = now_ms() + STORE_MS;
