@@ -379,6 +379,7 @@ s.recv(8)' "$name" "$SOCK" 3>&-
 	long=$(printf "/$long%.0s" {1..16})
 	long=${long:0:$((4080 - ${#DIR}))}
 	mkdir -p "$DIR$long"
+	echo something >"$DIR$long/store"
 	truncate -s 1M "$DIR$long/store"
 	try "$SERVER" -p "$SOCK" -f "$DIR$long/store" -m 4M
 	is status "$STATUS" 1
@@ -703,14 +704,19 @@ bytes_of() {
 	done
 }
 
-@test "NOTIFY_SOCKET: told by a daemon too, and not by starts that fail" {
-	listen "$WORK/notify" "$WORK/notified" "$SOCK"
-	export NOTIFY_SOCKET=$WORK/notify
+@test "NOTIFY_SOCKET: told by a daemon too, and by starts that fail only why" {
+	local why="STATUS=cannot open $DIR/missing/store: No such file or directory"
+	listen "$WORK/failed" "$WORK/said"
+	export NOTIFY_SOCKET=$WORK/failed
 	refused "$DIR/missing" -- -f missing/store
 	refused "$DIR/missing" -- -d -f missing/store
 	misuse "'-x'" -- -x
 	"$SERVER" --help >/dev/null
-	is 'what was told' "$(cat "$WORK/notified")" listening
+	eventually grep -q -- -x "$WORK/said"
+	is 'what was told' "$(cat "$WORK/said")" $'listening\n'"$why"$'\n'"$why"$'\n'"STATUS=unknown option '-x' \
+(see 'tm_ivshmem_server --help')"
+	listen "$WORK/notify" "$WORK/notified" "$SOCK"
+	export NOTIFY_SOCKET=$WORK/notify
 	daemonize -f store
 	eventually grep -q client: "$WORK/notified"
 	stop_daemon
