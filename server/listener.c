@@ -319,7 +319,9 @@ void socket_remove(struct listener *n)
 	shutdown(n->ledger->listener, SHUT_RDWR);
 }
 
-char *listener_path(int fd)
+/* The path of a listening socket, "@name" where it is no file; the caller frees it. NULL with
+ * errno. */
+static char *listener_path(int fd)
 {
 	struct sockaddr_un address = {0};
 	socklen_t length = sizeof(address) - 1; /* a 0 stays behind it */
