@@ -136,14 +136,9 @@ static void line_apply(struct supervisor *s, struct message *m, const char *line
 		wrong(s, "'%s' is nothing that systemd knows", line);
 }
 
-/* Does what a message says, and takes its descriptors. */
-static void message_apply(struct supervisor *s, struct message *m, char *text)
+/* Notes what is wrong with a message as a whole. */
+static void message_check(struct supervisor *s, const struct message *m)
 {
-	char *rest, *line = strtok_r(text, "\n", &rest);
-
-	for (; line; line = strtok_r(NULL, "\n", &rest))
-		line_apply(s, m, line);
-	s->reloading = m->reloading || (s->reloading && !m->ready);
 	if (m->reloading != m->timed)
 		wrong(s, "a reload, and no time of it");
 	if ((m->store || m->remove) &&
@@ -154,6 +149,17 @@ static void message_apply(struct supervisor *s, struct message *m, char *text)
 		      m->unpolled ? "" : " until somebody hangs up");
 	else if (m->n > 0 && !m->store)
 		wrong(s, "%zu descriptors came that are not to be stored", m->n);
+}
+
+/* Does what a message says, and takes its descriptors. */
+static void message_apply(struct supervisor *s, struct message *m, char *text)
+{
+	char *rest, *line = strtok_r(text, "\n", &rest);
+
+	for (; line; line = strtok_r(NULL, "\n", &rest))
+		line_apply(s, m, line);
+	s->reloading = m->reloading || (s->reloading && !m->ready);
+	message_check(s, m);
 	if (m->store || m->remove)
 		fprintf(s->journal, "%s %s\n", m->store ? "store" : "drop", m->name ? m->name : "");
 	for (size_t i = 0; i < m->n; i++)
