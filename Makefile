@@ -69,10 +69,10 @@ build/tests/places.t: build/tests/places.t.o $(ROOMS) build/send_scm.o
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lcmocka
 build/tests/crash.t: build/tests/crash/server
 
-CRASH_SOURCES = tm_ivshmem_server.c $(wildcard server/*.c) tests/crash/point.c
-build/tests/crash/server: $(CRASH_SOURCES) $(wildcard server/*.h) tests/crash/point.h build/send_scm.o
+CRASH_SOURCES = tm_ivshmem_server.c send_scm.c $(wildcard server/*.c) tests/crash/point.c
+build/tests/crash/server: $(CRASH_SOURCES) send_scm.h $(wildcard server/*.h) tests/crash/point.h
 	@mkdir -p $(@D)
-	$(COMPILE) -include tests/crash/point.h $(LDFLAGS) -o $@ $(CRASH_SOURCES) build/send_scm.o
+	$(COMPILE) -include tests/crash/point.h $(LDFLAGS) -o $@ $(CRASH_SOURCES)
 
 # What takeover-systemd.bats runs where systemd runs.
 build/tests/systemd/takeover: build/tests/systemd/takeover.o $(SHARED_OBJECTS) build/send_scm.o

@@ -39,16 +39,15 @@ static void message_describe(const struct scm_msg *m, struct msghdr *header, str
 	header->msg_controllen = sizeof(*control);
 }
 
-int scm_send(int sock, const struct scm_msg *messages, size_t n)
+int scm_send(int sock, struct mmsghdr *headers, const struct scm_msg *messages, size_t n)
 {
-	struct mmsghdr batch[SCM_BATCH];
 	struct iovec iov[SCM_BATCH];
 	union control control[SCM_BATCH];
 
 	assert(n <= SCM_BATCH);
 	for (size_t i = 0; i < n; i++)
-		message_describe(&messages[i], &batch[i].msg_hdr, &iov[i], &control[i]);
-	return sendmmsg(sock, batch, (unsigned int)n, MSG_DONTWAIT | MSG_NOSIGNAL);
+		message_describe(&messages[i], &headers[i].msg_hdr, &iov[i], &control[i]);
+	return sendmmsg(sock, headers, (unsigned int)n, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
 /*

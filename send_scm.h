@@ -26,8 +26,12 @@ struct scm_msg {
  * with its own descriptor (ivshmem-spec, "Client-Server protocol"). Returns how many of the n were
  * taken, less than n where the socket, or the kernel, had no room for more: the next call says
  * which; or -1 with errno if not even the first was taken.
+ *
+ * headers is the caller's, one for each message. The kernel writes msg_len there as soon as that
+ * message has gone out, and a process is not killed between the two: who has set them to zero
+ * before, in memory that outlives him, has left behind how many have gone out.
  */
-int scm_send(int sock, const struct scm_msg *messages, size_t n);
+int scm_send(int sock, struct mmsghdr *headers, const struct scm_msg *messages, size_t n);
 
 /*
  * Receives exactly one message, for clients and tests; *fd is -1 or a new close-on-exec descriptor

@@ -243,7 +243,10 @@ static void server_wait(struct server *s, fd_set *readable, fd_set *writable)
 	nanosleep(&(struct timespec){.tv_nsec = SEND_RETRY_MS * 1000000L}, NULL);
 }
 
-/* Serves until a signal ends it. Sends first: after a restart, messages are waiting. */
+/*
+ * Serves until a signal ends it. Sends first: after a restart, messages are waiting. But what is
+ * sent counts in a ledger that a supervisor has: it may have another one still.
+ */
 static void serve(struct server *s)
 {
 	const struct ledger *l = s->ledger;
@@ -251,6 +254,8 @@ static void serve(struct server *s)
 
 	assert(l->signals >= 0 && l->listener >= 0);
 	timer_start(s->ledger, TIMER_SOCKET, SOCKET_LOOK_MS);
+	if (!s->ledger->kept[OWN_LEDGER])
+		supervisor_update(&s->supervisor, false);
 	for (;;) {
 		peers_send(&s->mesh); /* first: that somebody has gone may only show here */
 		flush_start(&s->store);
@@ -522,11 +527,13 @@ static bool server_resume(struct server *s, int ledger)
 {
 	struct ledger *l;
 
+	spare_close(&s->reserve); /* the ledger of another version is made anew */
 	while (!(l = ledger_open(ledger, false))) {
-		if (errno != ENOMEM && errno != EAGAIN)
+		if (errno != ENOMEM && errno != EAGAIN && errno != EMFILE && errno != ENFILE)
 			return false;
 		sleep(1);
 	}
+	s->reserve.spare = spare_open();
 	server_use(s, l);
 	supervisor_open(&s->supervisor);
 	peers_restore(&s->mesh);

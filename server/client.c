@@ -38,10 +38,11 @@ static int client_accept(int listener)
 void client_dismiss(const struct clients *c, int sock)
 {
 	const struct scm_msg no = {REFUSED, c->reserve->null}, bare = {REFUSED, -1};
-	int sent = scm_send(sock, (const struct scm_msg[]){no, no, no}, 3);
+	struct mmsghdr headers[3];
+	int sent = scm_send(sock, headers, (const struct scm_msg[]){no, no, no}, 3);
 
 	/* Where no more descriptors may be in flight, most devices are content with the version. */
-	if (sent < 3 && scm_send(sock, (const struct scm_msg[]){bare, bare, bare},
+	if (sent < 3 && scm_send(sock, headers, (const struct scm_msg[]){bare, bare, bare},
 				 sent > 0 ? 3 - (size_t)sent : 3) < 0)
 		fail("a refused client could not be told");
 	close(sock);

@@ -17,9 +17,14 @@
 
 #define LEDGER_MAGIC UINT64_C(0x72656764656c6d74)
 
-static size_t ledger_length(unsigned int vectors)
+/* The ledger of version 1.2.0 has all fields but the last ones. */
+#define LAYOUT_120 2
+#define FIELDS_120 offsetof(struct ledger, before)
+#define HEAD_120   ((FIELDS_120 + 63) / 64 * 64)
+
+static size_t ledger_length(size_t head, unsigned int vectors)
 {
-	return LEDGER_HEAD + FD_SETSIZE * (size_t)peer_length(vectors);
+	return head + FD_SETSIZE * (size_t)peer_length(vectors);
 }
 
 uint64_t text_hash(const char *text)
@@ -39,19 +44,34 @@ static struct ledger *ledger_map(int fd, size_t length, int protection)
 	return l == MAP_FAILED ? NULL : l;
 }
 
-struct ledger *ledger_create(const struct options *o)
+/* Makes an empty ledger, for peers with so many vectors. Returns NULL, having said why. */
+static struct ledger *ledger_make(unsigned int vectors)
 {
-	size_t length = ledger_length(o->vectors);
-	int fd = memfd_create("tm_ivshmem_server", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	size_t length = ledger_length(LEDGER_HEAD, vectors);
+	int fd = memfd_create("tm_ivshmem_server", MFD_CLOEXEC | MFD_ALLOW_SEALING), error;
 	struct ledger *l = NULL;
 
 	if (fd >= 0 && ftruncate(fd, (off_t)length) == 0 &&
 	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
 		l = ledger_map(fd, length, PROT_READ | PROT_WRITE);
-	if (!l) {
-		fail("cannot create the ledger of peers, a file of %s in memory", SIZE(length));
-		return NULL;
+	if (l) {
+		l->self = fd;
+		return l;
 	}
+	fail("cannot create the ledger of peers, a file of %s in memory", SIZE(length));
+	error = errno;
+	if (fd >= 0)
+		close(fd);
+	errno = error;
+	return NULL;
+}
+
+struct ledger *ledger_create(const struct options *o)
+{
+	struct ledger *l = ledger_make(o->vectors);
+
+	if (!l)
+		return NULL;
 	l->magic = LEDGER_MAGIC;
 	l->layout = LEDGER_LAYOUT;
 	l->peer_length = peer_length(o->vectors);
@@ -60,21 +80,68 @@ struct ledger *ledger_create(const struct options *o)
 	l->object_name = text_hash(o->object);
 	l->store = l->lock = l->disk = l->pidfile = -1;
 	l->listener = l->watch = l->signals = l->ends = -1;
-	l->self = fd;
 	return l;
 }
 
 /* Whether so many bytes are a ledger that we can read. */
 static bool ledger_known(const struct ledger *l, size_t bytes)
 {
-	return bytes >= sizeof(*l) && l->magic == LEDGER_MAGIC && l->layout == LEDGER_LAYOUT &&
+	return bytes >= FIELDS_120 && l->magic == LEDGER_MAGIC &&
+	       (l->layout == LEDGER_LAYOUT || l->layout == LAYOUT_120) &&
 	       l->vectors <= VECTORS_MAX && l->slots <= FD_SETSIZE &&
-	       l->peer_length == peer_length(l->vectors) && bytes == ledger_length(l->vectors);
+	       l->peer_length == peer_length(l->vectors) &&
+	       bytes == ledger_length(l->layout == LAYOUT_120 ? HEAD_120 : LEDGER_HEAD, l->vectors);
+}
+
+/*
+ * A peer that comes from version 1.2.0, with the departure that was the last then. If that died
+ * while it sent to this peer, it has not noted how much went out.
+ */
+static void peer_convert(struct ledger *l, struct peer *p, uint64_t last)
+{
+	if (p->serial == last) {
+		p->serial = 0;
+	} else if (p->serial && p->sending) {
+		say("ID %d left: version 1.2.0 died while it sent to this node, and did not note "
+		    "how much arrived: restart the node, process %d",
+		    p->id, (int)p->process);
+		departure_note(l, p->serial, p->id);
+		p->serial = 0;
+		l->flush_due = true;
+	}
+	p->sending = 0;
+}
+
+/* Makes a ledger out of that of version 1.2.0, which it replaces in that one's descriptor. Returns
+ * NULL with errno, having said why, and that one stays. */
+static struct ledger *ledger_convert(const struct ledger *old, int fd)
+{
+	struct ledger *l = ledger_make(old->vectors);
+	int made = l ? l->self : -1;
+
+	if (!l)
+		return NULL;
+	memcpy(l, old, FIELDS_120);
+	l->layout = LEDGER_LAYOUT;
+	l->kept[OWN_LEDGER] = false;
+	for (int sock = 0; sock < (int)l->slots; sock++) {
+		size_t at = HEAD_120 + (size_t)sock * l->peer_length;
+
+		memcpy(peer_at(l, sock), (const char *)old + at, l->peer_length);
+		peer_convert(l, peer_at(l, sock), departed_last(old));
+	}
+	if (dup3(made, fd, O_CLOEXEC) < 0) {
+		fail("cannot replace the ledger of version 1.2.0");
+		munmap(l, ledger_length(LEDGER_HEAD, l->vectors));
+		l = NULL;
+	}
+	close(made);
+	return l;
 }
 
 struct ledger *ledger_open(int fd, bool look)
 {
-	struct ledger *l = NULL;
+	struct ledger *l = NULL, *old;
 	struct stat st;
 
 	if (fstat(fd, &st) < 0 ||
@@ -89,7 +156,14 @@ struct ledger *ledger_open(int fd, bool look)
 		errno = EINVAL;
 		return NULL;
 	}
-	if (!look)
+	if (look)
+		return l;
+	if (l->layout == LAYOUT_120) {
+		old = l;
+		l = ledger_convert(old, fd);
+		munmap(old, (size_t)st.st_size);
+	}
+	if (l)
 		l->self = fd;
 	return l;
 }

@@ -10,11 +10,13 @@
  * it finds. So each change of the ledger has one store that makes it true, and ledger_order()
  * stands between that store and those before and after it: a join is true once the peer has its
  * serial number; a leave once it counts among the departures, whether or not the peer's place has
- * been given free; a send that is marked may have happened or not.
+ * been given free; and of a send that is marked, so many messages have gone out as the kernel has
+ * noted in its batch.
  */
 #ifndef SERVER_LEDGER_H
 #define SERVER_LEDGER_H
 
+#include "send_scm.h"
 #include "server/options.h"
 
 #include <assert.h>
@@ -23,6 +25,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/select.h>
+#include <sys/socket.h>
 #include <sys/types.h>
 
 #define IDS    65536 /* the device's register has 16 bits for it */
@@ -54,7 +57,7 @@ struct peer {
 	struct place place;
 	int32_t process;
 	uint16_t id;
-	uint8_t sending;    /* a send is under way: how much of it went out is not known */
+	uint8_t sending;    /* the batch in the ledger is being sent to it */
 	uint8_t stored;     /* what the supervisor has of it: PARCEL_FIRST and so on; 0: nothing;
 			       written by supervisor */
 	int32_t eventfds[]; /* one for each vector */
@@ -82,7 +85,7 @@ enum timer {
 /* What of our own a supervisor keeps for us, and what that is called there. */
 enum own { OWN_LEDGER, OWN_OBJECT, OWN_LOCK, OWN_LISTENER, OWNS };
 
-#define LEDGER_LAYOUT 2
+#define LEDGER_LAYOUT 3
 #define LEDGER_RING   200
 #define LEDGER_HEAD   ((sizeof(struct ledger) + 63) / 64 * 64) /* the peers begin here, aligned */
 
@@ -126,11 +129,13 @@ struct ledger {
 	uint8_t kept[OWNS];              /* supervisor: what it has by this name, if anything, is
 					    right */
 	int32_t self;                    /* ledger: the descriptor of all this */
+	struct place before;             /* mesh: of the peer that is sent the batch */
+	struct mmsghdr batch[SCM_BATCH]; /* mesh: what is sent; msg_len says whether it has been */
 };
 
 _Static_assert(TIMERS <= 8 && sizeof(struct place) == 24 && sizeof(struct peer) == 56 &&
 		       offsetof(struct ledger, ring) == LEDGER_RING &&
-		       LEDGER_HEAD == LEDGER_RING + IDS * sizeof(struct departure) + 56,
+		       LEDGER_HEAD == LEDGER_RING + IDS * sizeof(struct departure) + 4152,
 	       "another layout of the ledger wants another LEDGER_LAYOUT");
 
 /* Bytes from one peer to the next: whole cache lines. */
@@ -157,8 +162,9 @@ struct ledger *ledger_create(const struct options *o);
 
 /*
  * Maps the ledger that another process or image has left in this descriptor; only to look at it, if
- * so. Returns NULL, having said why: if we cannot read it, errno is EINVAL; any other errno, such
- * as ENOMEM, says nothing about the ledger.
+ * so. That of version 1.2.0 is shorter: else, a new one takes its place in the descriptor, which
+ * the supervisor does not have. Returns NULL, having said why: if we cannot read it, errno is
+ * EINVAL; any other errno, such as ENOMEM, says nothing about the ledger.
  */
 struct ledger *ledger_open(int fd, bool look);
 

@@ -268,12 +268,37 @@ void peer_let_go(struct mesh *m, int sock, const char *why)
 	peer_leave(m, sock, line);
 }
 
+void send_settle(struct ledger *l)
+{
+	struct mesh then = {.ledger = l};
+	struct peer *p = NULL;
+	struct cursor c = {.at = l->before};
+	struct scm_msg sent;
+
+	for (int sock = 0; sock < (int)l->slots; sock++) {
+		if (!peer_at(l, sock)->serial)
+			continue;
+		peer_enter(&then, sock);
+		if (peer_at(l, sock)->sending)
+			p = peer_at(l, sock); /* there is one at most */
+	}
+	if (!p)
+		return;
+	c.behind = peers_up_to(&then, c.at.reached);
+	for (size_t n = 0; n < SCM_BATCH && l->batch[n].msg_len > 0; n++)
+		if (!message_next(&then, p, &c, &sent))
+			break;
+	p->place = c.at;
+	ledger_order();
+	p->sending = false;
+}
+
 void peers_restore(struct mesh *m)
 {
-	const struct ledger *l = m->ledger;
+	struct ledger *l = m->ledger;
 	uint64_t last = departed_last(l);
-	int cut = -1;
 
+	send_settle(l);
 	for (int sock = 0; sock < (int)l->slots; sock++) {
 		const struct peer *p = peer_at(m->ledger, sock);
 
@@ -281,34 +306,33 @@ void peers_restore(struct mesh *m)
 			peer_free(m, sock); /* it has left, and then the server before ended */
 		else if (p->serial)
 			peer_enter(m, sock);
-		if (p->serial && p->sending)
-			cut = sock; /* there is one at most */
 	}
-	if (cut >= 0)
-		peer_let_go(m, cut,
-			    "the server died while it sent to this node, and nobody knows how "
-			    "much arrived");
 }
 
 /* Sends a peer a batch of what it is owed. Returns whether there is more that it could take. */
 static bool peer_send_batch(struct mesh *m, int sock)
 {
-	struct peer *p = peer_at(m->ledger, sock);
+	struct ledger *l = m->ledger;
+	struct peer *p = peer_at(l, sock);
 	struct cursor c = {p->place, peers_up_to(m, p->place.reached)};
 	struct scm_msg batch[SCM_BATCH];
 	struct place after[SCM_BATCH];
 	size_t n = 0;
 	int sent;
 
-	while (n < SCM_BATCH && message_next(m, p, &c, &batch[n]))
+	while (n < SCM_BATCH && message_next(m, p, &c, &batch[n])) {
+		l->batch[n].msg_len = 0;
 		after[n++] = c.at;
+	}
 	if (n == 0) {
 		p->place.departures = c.at.departures; /* it need not hear of these */
 		return false;
 	}
+	l->before = p->place;
+	ledger_order();
 	p->sending = true;
 	ledger_order();
-	sent = scm_send(sock, batch, n);
+	sent = scm_send(sock, l->batch, batch, n);
 	assert(sent <= (int)n);
 	if (sent > 0)
 		p->place = after[sent - 1];

@@ -58,7 +58,13 @@ void peer_join(struct mesh *m, int sock, int id, bool stored);
 /* Lets a peer go that would not know for sure who lives. */
 void peer_let_go(struct mesh *m, int sock, const char *why);
 
-/* Takes over the peers that stand in the ledger, but for those that cannot be. */
+/*
+ * Gives the peer to which the process before was sending the place that it has: so much has gone
+ * out. First of all, since the batch follows from who was there then.
+ */
+void send_settle(struct ledger *l);
+
+/* Takes over the peers that stand in the ledger. */
 void peers_restore(struct mesh *m);
 
 /* Sends what is owed, to everybody that can take it. */

@@ -328,7 +328,7 @@ static void ledger_adopt(struct server *s, const struct passed *in)
 	l->object_name = text_hash(s->opt.object);
 	l->flush_due |= l->flusher != 0;
 	l->flusher = 0;
-	for (enum own i = 0; i < OWNS; i++)
+	for (enum own i = OWN_OBJECT; i < OWNS; i++) /* of itself the ledger knows that */
 		l->kept[i] = in->own[i] >= 0 && !(i == OWN_OBJECT && in->regained);
 	memset(l->timers, 0, sizeof(l->timers));
 	for (int sock = 0; sock < (int)l->slots; sock++) {
@@ -418,6 +418,7 @@ bool server_inherit(struct server *s, struct passed *in)
 	if (old && !passed_judge(s, in))
 		return false;
 	if (in->fits) {
+		send_settle(s->ledger);
 		peers_give_up(s, in);
 		if (!passed_make_room(s, in))
 			return false;

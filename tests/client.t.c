@@ -62,8 +62,9 @@ static void script_play(const char *stream, int sock)
 		char *kind;
 		int64_t value = strtoll(at, &kind, 10);
 		int fd = prop_open(*kind, value);
+		struct mmsghdr header;
 
-		assert_int_equal(scm_send(sock, &(struct scm_msg){value, fd}, 1), 1);
+		assert_int_equal(scm_send(sock, &header, &(struct scm_msg){value, fd}, 1), 1);
 		if (fd >= 0)
 			close(fd);
 		at = kind + strspn(kind, "emrszx ");

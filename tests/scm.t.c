@@ -107,6 +107,8 @@ static void raw_send(int sock, size_t bytes, int n)
  * Sending
  */
 
+static struct mmsghdr headers[SCM_BATCH]; /* of the batch that is sent */
+
 /* Messages without descriptors, whose values count up. */
 static const struct scm_msg *counting(int64_t from)
 {
@@ -124,7 +126,7 @@ static void send_takes_any_number(void **state)
 	(void)state;
 	pair_open(pair, 400000);
 	for (int n = 0; n <= SCM_BATCH; n++) {
-		assert_int_equal(scm_send(pair[0], counting(n), (size_t)n), n);
+		assert_int_equal(scm_send(pair[0], headers, counting(n), (size_t)n), n);
 		for (int64_t i = 0; i < n; i++)
 			value_arrives(pair[1], n + i);
 		nothing_arrives(pair[1]);
@@ -138,15 +140,18 @@ static void send_stops_where_the_socket_is_full(void **state)
 	int pair[2], taken;
 
 	(void)state;
+	memset(headers, 0, sizeof(headers));
 	pair_open(pair, 0);
-	taken = scm_send(pair[0], counting(0), SCM_BATCH);
+	taken = scm_send(pair[0], headers, counting(0), SCM_BATCH);
 	assert_in_range(taken, 1, SCM_BATCH - 1);
-	assert_int_equal(scm_send(pair[0], counting(taken), 1), -1);
+	for (int i = 0; i < SCM_BATCH; i++) /* as a process that died here would have left it */
+		assert_int_equal(headers[i].msg_len, i < taken ? sizeof(int64_t) : 0);
+	assert_int_equal(scm_send(pair[0], headers, counting(taken), 1), -1);
 	assert_int_equal(errno, EAGAIN);
 	for (int i = 0; i < taken; i++)
 		value_arrives(pair[1], i);
 	nothing_arrives(pair[1]);
-	assert_int_equal(scm_send(pair[0], counting(taken), 1), 1);
+	assert_int_equal(scm_send(pair[0], headers, counting(taken), 1), 1);
 	value_arrives(pair[1], taken);
 	pair_close(pair);
 }
@@ -167,7 +172,7 @@ static void send_to_nobody_raises_no_signal(void **state)
 	signal(SIGPIPE, pipe_signal_count);
 	pair_open(pair, 8000);
 	close(pair[1]);
-	assert_int_equal(scm_send(pair[0], &(struct scm_msg){5, fd}, 1), -1);
+	assert_int_equal(scm_send(pair[0], headers, &(struct scm_msg){5, fd}, 1), -1);
 	assert_int_equal(errno, EPIPE);
 	assert_int_equal(pipe_signals, 0);
 	signal(SIGPIPE, SIG_DFL);
@@ -184,7 +189,7 @@ static void descriptors_are_borrowed(void **state)
 
 	(void)state;
 	pair_open(pair, 8000);
-	assert_int_equal(scm_send(pair[0], messages, 3), 3);
+	assert_int_equal(scm_send(pair[0], headers, messages, 3), 3);
 	assert_int_equal(scm_recv(pair[1], &value, &got), 1);
 	assert_int_equal(tagged_close(got), 11);
 	value_arrives(pair[1], 2);
@@ -225,17 +230,18 @@ static void starve(void)
 	}
 	child_check(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, slow) == 0);
 	child_check(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fast) == 0);
-	while ((n = scm_send(slow[0], &(struct scm_msg){sent, fd}, 1)) == 1)
+	while ((n = scm_send(slow[0], headers, &(struct scm_msg){sent, fd}, 1)) == 1)
 		sent++;
 	child_check(n == -1 && errno == ETOOMANYREFS && sent > 20 && sent < 100);
 	/* The message without a descriptor goes out, the one with it does not. */
-	child_check(scm_send(fast[0], (struct scm_msg[]){{7, -1}, {8, fd}}, 2) == 1);
-	child_check(scm_send(fast[0], &(struct scm_msg){8, fd}, 1) == -1 && errno == ETOOMANYREFS);
+	child_check(scm_send(fast[0], headers, (struct scm_msg[]){{7, -1}, {8, fd}}, 2) == 1);
+	child_check(scm_send(fast[0], headers, &(struct scm_msg){8, fd}, 1) == -1 &&
+		    errno == ETOOMANYREFS);
 	for (int i = 0; i < 20; i++) {
 		child_check(scm_recv(slow[1], &value, &got) == 1);
 		child_check(value == i && got >= 0 && close(got) == 0);
 	}
-	child_check(scm_send(fast[0], &(struct scm_msg){8, fd}, 1) == 1);
+	child_check(scm_send(fast[0], headers, &(struct scm_msg){8, fd}, 1) == 1);
 	child_check(scm_recv(fast[1], &value, &got) == 1 && value == 7 && got == -1);
 	child_check(scm_recv(fast[1], &value, &got) == 1 && value == 8 && got >= 0);
 	_exit(0);

@@ -8,6 +8,7 @@
  * SEED repeats a run.
  */
 #define _GNU_SOURCE
+#include "server/ledger.h"
 #include "tests/lib/mesh.h"
 #include "tests/lib/node.h"
 #include "tests/lib/supervisor.h"
@@ -270,15 +271,10 @@ static void server_comes(void)
 		assert_int_equal(pidfile_process(), server.pid);
 }
 
-/*
- * All clients go, and then the server, which must have lived without a complaint, and has as much
- * open in the end as one that came into nobody's place.
- */
-static void all_end(void)
+/* All clients go, and then the server, which has as much open in the end as one that came into
+ * nobody's place. */
+static void all_leave(void)
 {
-	static const char *const complaints[] = {"cannot",   "Sanitizer",        "runtime error",
-						 "ssertion", "restart the node", "warning"};
-
 	clients_free(clients, count);
 	count = 0;
 	if (supervisor)
@@ -287,11 +283,20 @@ static void all_end(void)
 	assert_that(server_descriptors_wait(&server, idle, PATIENCE),
 		    "%d descriptors instead of %d", server_descriptors(&server), idle);
 	server_end();
+	if (supervisor)
+		assert_that(!supervisor_error(supervisor), "%s", supervisor_error(supervisor));
+}
+
+/* The same, and the server must have lived without a complaint. */
+static void all_end(void)
+{
+	static const char *const complaints[] = {"cannot",   "Sanitizer",        "runtime error",
+						 "ssertion", "restart the node", "warning"};
+
+	all_leave();
 	for (size_t i = 0; i < sizeof(complaints) / sizeof(complaints[0]); i++)
 		assert_that(!server_logged(&server, complaints[i]), "'%s' is in the log: %s",
 			    complaints[i], log_end());
-	if (supervisor)
-		assert_that(!supervisor_error(supervisor), "%s", supervisor_error(supervisor));
 }
 
 /* Forgets the server and its supervisor. */
@@ -524,6 +529,84 @@ static void nobody_is_cut_off(void)
 	}
 }
 
+/* Marks in the ledger of version 1.2.0, of one vector or two, that something is being sent to the
+ * node with this ID. */
+static void sending_mark(int id)
+{
+	const size_t peers = 1048832, each = 64;
+	struct peer p = {0};
+	bool written = false;
+	char path[64], target[64];
+	ssize_t n;
+	int fd;
+
+	for (int number = 3; number < 64; number++) {
+		snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)server.pid, number);
+		n = readlink(path, target, sizeof(target) - 1);
+		target[n < 0 ? 0 : n] = '\0';
+		if (strncmp(target, "/memfd:tm_ivshmem", 17) != 0)
+			continue;
+		fd = open(path, O_RDWR | O_CLOEXEC);
+		for (size_t at = peers; pread(fd, &p, sizeof(p), (off_t)at) == sizeof(p);
+		     at += each) {
+			if (!p.serial || p.id != id)
+				continue;
+			p.sending = true;
+			written = pwrite(fd, &p, sizeof(p), (off_t)at) == sizeof(p);
+		}
+		close(fd);
+	}
+	assert_true(written);
+}
+
+/* Version 1.2.0 did not note how much of a send had gone out: that one node is let go, and named.
+ */
+static void one_that_was_being_sent_something(void)
+{
+	char line[128];
+
+	server_up(SERVER_ARGS("-f", "memory", "-n", "2"));
+	for (int id = 0; id < 3; id++)
+		somebody_joins(two);
+	everybody_agrees();
+	server_rests();
+	sending_mark(1);
+	server_goes();
+	server_comes();
+	some_drive(1, 1, client_ended, NULL);
+	somebody_goes(1);
+	everybody_agrees();
+	snprintf(line, sizeof(line),
+		 "ID 1 left: version 1.2.0 died while it sent to this node, and did not note how "
+		 "much arrived: restart the node, process %d",
+		 (int)getpid());
+	assert_true(server_logged(&server, line));
+	assert_int_equal(somebody_joins(two)->id, 3);
+	server_goes();
+	server_comes();
+	everybody_agrees();
+	all_leave();
+}
+
+/* The ledger is made anew where no descriptor is left for it. */
+static void no_descriptor_is_left(void)
+{
+	server.unraised = true;
+	server.descriptors = (struct rlimit){40, 40};
+	server_up(SERVER_ARGS("-f", "memory", "-n", "2"));
+	do
+		somebody_connects(two);
+	while (clients_drive(&clients[count - 1], 1, client_greeted, NULL, PATIENCE));
+	assert_true(server_logged(&server, "Too many open files"));
+	somebody_goes(count - 1);
+	for (int round = 1; round <= 2; round++) {
+		server_goes();
+		server_comes();
+		everybody_agrees();
+	}
+	all_leave();
+}
+
 /* Every node rings every vector of every node, and all have one memory. */
 static void nodes_check(struct node **nodes, size_t n)
 {
@@ -633,6 +716,8 @@ int main(void)
 		in_all_ways(who_does_not_read_misses_nothing),
 		in_all_ways(nobody_is_cut_off),
 		in_all_ways(qemu_nodes),
+		in_one_way(supervised_kill, one_that_was_being_sent_something),
+		in_one_way(hup_in_foreground, no_descriptor_is_left),
 	};
 
 	if (!realpath(tested ? tested : "./tm_ivshmem_server", version_tested) ||

@@ -6,6 +6,7 @@
  */
 #define _GNU_SOURCE
 #include "point.h"
+#undef sendmmsg
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -61,4 +62,15 @@ void crash_point(void)
 		argv[i] = argv[i - 1] + strlen(argv[i - 1]) + 1;
 	execv("/proc/self/exe", argv);
 	abort();
+}
+
+int crash_sendmmsg(int sock, struct mmsghdr *messages, unsigned int n, int flags)
+{
+	unsigned int sent = 0;
+
+	while (sent < n && sendmmsg(sock, &messages[sent], 1, flags) == 1) {
+		sent++;
+		crash_point();
+	}
+	return sent || !n ? (int)sent : -1;
 }
