@@ -357,18 +357,15 @@ static size_t peer_send_batch(struct mesh *m, int sock)
  */
 static size_t peer_send(struct mesh *m, int sock, size_t *share)
 {
-	size_t sent = 0, cost;
-	bool greeted;
+	size_t sent;
 
 	if (FD_ISSET(sock, &m->blocked) || FD_ISSET(sock, &m->starved))
 		return 0;
 	sent = peer_send_batch(m, sock);
-	cost = sent + 1;
-	*share -= *share < cost ? *share : cost;
-	greeted = FD_ISSET(sock, &m->greeting) && peer_greeted(m, peer_at(m->ledger, sock));
-	if (greeted)
+	*share -= *share < sent + 1 ? *share : sent + 1;
+	if (FD_ISSET(sock, &m->greeting) && peer_greeted(m, peer_at(m->ledger, sock)))
 		FD_CLR(sock, &m->greeting);
-	if (greeted || sent == SCM_BATCH)
+	if (sent == SCM_BATCH)
 		FD_SET(sock, &m->due);
 	return sent;
 }
