@@ -139,7 +139,7 @@ static void server_stop(struct server *s, const char *why)
 	else
 		say("%s: ending, %s %s", why, s->opt.object,
 		    s->opt.anonymous ? "goes with its last user" : "stays");
-	supervisor_tell(&s->supervisor, -1, "STOPPING=1");
+	supervisor_stop(&s->supervisor);
 	socket_remove(&s->listener);
 	s->clients.ending = true;
 	s->stop_at = now_ms() + GREETING_MS;
@@ -156,7 +156,7 @@ static void server_hand_over(struct server *s, const char *why)
 	} else if (!s->stop_at) {
 		say("%s: ending, a successor is to take over %zu node%s", why, s->mesh.count,
 		    S(s->mesh.count));
-		supervisor_tell(&s->supervisor, -1, "STOPPING=1");
+		supervisor_stop(&s->supervisor);
 		supervisor_doubt(&s->supervisor);
 		s->clients.ending = s->leave_waiting = s->handover = true;
 		s->stop_at = now_ms() + STORE_MS;

@@ -8,6 +8,7 @@
 #include "server/log.h"
 #include "server/mesh.h"
 #include "server/store.h"
+#include "server/supervisor.h"
 
 #include <errno.h>
 #include <fcntl.h>

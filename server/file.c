@@ -256,7 +256,10 @@ struct text file_holder(int fd, const char *held)
 	int n = snprintf(who.text, sizeof(who.text), "%s by another %s", server ? held : "locked",
 			 server ? "server" : "program");
 
-	if (server && pid > 0)
+	if (!posix && !*name.text) /* a server that runs has the other kind, too */
+		snprintf(who.text, sizeof(who.text), "%s",
+			 "locked for a server that has ended, or by an unknown program");
+	else if (server && pid > 0)
 		snprintf(who.text + n, sizeof(who.text) - (size_t)n, ", process %d", pid);
 	else if (*name.text)
 		snprintf(who.text + n, sizeof(who.text) - (size_t)n, ", process %d (%.20s)", pid,

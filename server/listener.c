@@ -319,7 +319,9 @@ void socket_remove(struct listener *n)
 	shutdown(n->ledger->listener, SHUT_RDWR);
 }
 
-char *listener_path(int fd)
+/* The path of a listening socket, "@name" where it is no file; the caller frees it. NULL with
+ * errno. */
+static char *listener_path(int fd)
 {
 	struct sockaddr_un address = {0};
 	socklen_t length = sizeof(address) - 1; /* a 0 stays behind it */
@@ -384,12 +386,15 @@ void listener_identify(struct listener *n)
 
 void socket_name(struct listener *n)
 {
-	const char *path = listener_path(n->ledger->listener);
+	const char **named = &n->opt->socket;
+	char *path = listener_path(n->ledger->listener);
 
-	if (path && strcmp(path, n->opt->socket) != 0)
-		say("listening on %s, which was passed to us, and not on %s", path, n->opt->socket);
-	if (path)
-		n->opt->socket = path;
+	if (path && strcmp(path, *named) != 0) {
+		say("listening on %s, which was passed to us, and not on %s", path, *named);
+		*named = path;
+	} else {
+		free(path);
+	}
 }
 
 void listener_forsake(struct listener *n)

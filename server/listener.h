@@ -64,10 +64,6 @@ bool socket_stands(const struct listener *n);
  */
 void socket_remove(struct listener *n);
 
-/* The path of a listening socket, "@name" where it is no file; the caller frees it. NULL with
- * errno. */
-char *listener_path(int fd);
-
 /*
  * Starts a child that looks whether our socket is still reached by its path, if none is at it: what
  * the path leads through may be on a file system that does not answer.

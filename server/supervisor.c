@@ -126,7 +126,13 @@ static bool supervisor_send(struct supervisor *v, const char *state, size_t leng
 	       scm_pass(v->sock, NULL, 0, state, length, &fd, fd >= 0);
 }
 
-bool supervisor_tell(struct supervisor *v, int fd, const char *format, ...)
+/*
+ * Tells the supervisor a state, with a descriptor unless that is -1. If it cannot be told, whatever
+ * is still to be told is tried again when there is room, or later; the log says so once. Returns
+ * whether it was told.
+ */
+__attribute__((format(printf, 3, 4))) static bool supervisor_tell(struct supervisor *v, int fd,
+								  const char *format, ...)
 {
 	char state[128];
 	va_list args;
@@ -380,11 +386,24 @@ void supervisor_reload(struct supervisor *v)
 	reload_tell(v);
 }
 
+/* Tells the supervisor that we are ending, if so. Returns whether it knows. */
+static bool stop_tell(struct supervisor *v)
+{
+	v->stopping = v->stopping && !supervisor_tell(v, -1, "STOPPING=1");
+	return !v->stopping;
+}
+
+void supervisor_stop(struct supervisor *v)
+{
+	v->stopping = true;
+	stop_tell(v);
+}
+
 /* Tells the supervisor how we are, ready or not, and what is our own. Returns whether it has been
  * told. */
 static bool supervisor_begin(struct supervisor *v, bool ready)
 {
-	if (!reload_tell(v) || !own_update(v))
+	if (!reload_tell(v) || !stop_tell(v) || !own_update(v))
 		return false;
 	if (v->unready && ready)
 		v->unready = !supervisor_tell(v, -1, "READY=1");

@@ -32,6 +32,7 @@ struct supervisor {
 	bool lost;            /* it cannot be reached, or lacks something, and the log says so */
 	bool full;            /* it had no room for a message: select tells when it has */
 	bool unready;         /* it has not been told yet that we are ready */
+	bool stopping;        /* nor that we are ending */
 	int64_t reloading_us; /* when a restart began of which it has not been told; 0: none */
 	uint8_t own_step;     /* how far it has been told what is our own (own_update) */
 	uint8_t drop_step;    /* and that it is to drop what it has of somebody who has left */
@@ -73,14 +74,6 @@ bool supervised(const struct supervisor *v);
 /* Makes the socket to tell it anything, where there is none yet. Returns false with errno. */
 bool supervisor_socket(struct supervisor *v);
 
-/*
- * Tells the supervisor a state, with a descriptor unless that is -1. If it cannot be told, whatever
- * is still to be told is tried again when there is room, or later; the log says so once. Returns
- * whether it was told.
- */
-__attribute__((format(printf, 3, 4))) bool supervisor_tell(struct supervisor *v, int fd,
-							   const char *format, ...);
-
 /* Has all descriptors dropped that are stored by this name. */
 bool supervisor_drop(struct supervisor *v, const char *name);
 
@@ -96,6 +89,9 @@ bool parcel_store(struct supervisor *v, int sock, uint64_t serial, bool second);
 
 /* A restart begins, which READY=1 ends, whatever comes of it. */
 void supervisor_reload(struct supervisor *v);
+
+/* We are ending. */
+void supervisor_stop(struct supervisor *v);
 
 /* Has all stored anew that has been, since it may have been lost. */
 void supervisor_doubt(struct supervisor *v);

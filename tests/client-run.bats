@@ -405,16 +405,16 @@ SigBlk: 0000000000000000
 	# One that the key does not reach, since it has a session of its own, is not sent it by us.
 	timeout --kill-after=5 60 "${listening[@]}" \
 		script -qec "exec '$CLIENT' -n 1 '$SOCK' run setsid bash program" /dev/null \
-		<keys >"$WORK/terminal" 3>&- 9>&- &
+		<keys >"$WORK/terminal.ignored" 3>&- 9>&- &
 	script=$!
 	PIDS+=("$script")
-	eventually grep -q 'its client is' "$WORK/terminal"
-	client=$(sed -n 's/\r$//; s/.*its client is //p' "$WORK/terminal")
+	eventually grep -q 'its client is' "$WORK/terminal.ignored"
+	client=$(sed -n 's/\r$//; s/.*its client is //p' "$WORK/terminal.ignored")
 	printf '\3' >&9
 	sleep 0.3
 	kill -USR1 "$client"
-	eventually grep -q 'got USR1' "$WORK/terminal"
-	is 'how often INT came' "$(grep -c 'got INT' "$WORK/terminal")" 0
+	eventually grep -q 'got USR1' "$WORK/terminal.ignored"
+	is 'how often INT came' "$(grep -c 'got INT' "$WORK/terminal.ignored")" 0
 	kill -TERM "$client"
 	ends "$script" 9
 	exec 9>&-

@@ -379,6 +379,7 @@ s.recv(8)' "$name" "$SOCK" 3>&-
 	long=$(printf "/$long%.0s" {1..16})
 	long=${long:0:$((4080 - ${#DIR}))}
 	mkdir -p "$DIR$long"
+	echo something >"$DIR$long/store"
 	truncate -s 1M "$DIR$long/store"
 	try "$SERVER" -p "$SOCK" -f "$DIR$long/store" -m 4M
 	is status "$STATUS" 1

@@ -817,7 +817,7 @@ fails_late() { # CALL COMMAND -- ARGUMENT...
 	# Who took the lock need not be there any more.
 	exec {kept}<store
 	flock "$kept"
-	refused "$DIR/store is locked by another program: " -- -f store
+	refused "$DIR/store is locked for a server that has ended, or by an unknown program: " -- -f store
 	exec {kept}<&-
 	# The other kind of lock.
 	perl -e 'use Fcntl; open(my $f, "+<", "store") or die; my $lock = pack("s s l! l! i", F_WRLCK, 0, 0, 0, 0);

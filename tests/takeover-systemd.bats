@@ -48,9 +48,9 @@ takes_over() { # NAME...
 	takes_over a_stop_lets_all_go who_left_meanwhile_is_dropped other_options
 }
 
-@test "what does not: a program that always dies, a mistake, many restarts, a hang, isolate" {
+@test "what does not: a program that always dies, a mistake, many restarts, a hang, isolate, a lost store" {
 	takes_over a_crash_loop_is_survived a_mistake_is_survived many_restarts_are_no_loop \
-		a_hang_is_survived nobody_is_isolated
+		a_hang_is_survived nobody_is_isolated a_store_that_is_lost
 }
 
 @test "the socket unit: the first node starts the server, and it survives that" {

@@ -50,7 +50,8 @@ old_form() { # XML
 	need_tool xmllint
 	unit=$SOURCE_DIR/tm_ivshmem_server.service
 	path=$(xmllint --xpath 'string(//shmem/server/@path)' "$FILE")
-	has "$unit" "-p ${path/fam./%i.} " "-f /var/lib/tm_ivshmem_server/fam"
+	has "$unit" "-p ${path/fam./%i.} " "--default-file /var/lib/tm_ivshmem_server/%i "
+	has "$FILE" "-f /var/lib/tm_ivshmem_server/fam "
 	has "$unit" "-s $(xmllint --xpath 'string(//shmem/@name)' "$OBJECT") "
 }
 

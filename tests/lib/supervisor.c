@@ -48,6 +48,9 @@ struct supervisor {
 	size_t n, limit, refused;
 	size_t told[STATES];
 	bool reloading;
+	FILE *journal; /* of what it was to store and to drop */
+	char *said;    /* what stands there */
+	size_t length;
 	char error[256];
 };
 
@@ -133,14 +136,9 @@ static void line_apply(struct supervisor *s, struct message *m, const char *line
 		wrong(s, "'%s' is nothing that systemd knows", line);
 }
 
-/* Does what a message says, and takes its descriptors. */
-static void message_apply(struct supervisor *s, struct message *m, char *text)
+/* Notes what is wrong with a message as a whole. */
+static void message_check(struct supervisor *s, const struct message *m)
 {
-	char *rest, *line = strtok_r(text, "\n", &rest);
-
-	for (; line; line = strtok_r(NULL, "\n", &rest))
-		line_apply(s, m, line);
-	s->reloading = m->reloading || (s->reloading && !m->ready);
 	if (m->reloading != m->timed)
 		wrong(s, "a reload, and no time of it");
 	if ((m->store || m->remove) &&
@@ -151,6 +149,19 @@ static void message_apply(struct supervisor *s, struct message *m, char *text)
 		      m->unpolled ? "" : " until somebody hangs up");
 	else if (m->n > 0 && !m->store)
 		wrong(s, "%zu descriptors came that are not to be stored", m->n);
+}
+
+/* Does what a message says, and takes its descriptors. */
+static void message_apply(struct supervisor *s, struct message *m, char *text)
+{
+	char *rest, *line = strtok_r(text, "\n", &rest);
+
+	for (; line; line = strtok_r(NULL, "\n", &rest))
+		line_apply(s, m, line);
+	s->reloading = m->reloading || (s->reloading && !m->ready);
+	message_check(s, m);
+	if (m->store || m->remove)
+		fprintf(s->journal, "%s %s\n", m->store ? "store" : "drop", m->name ? m->name : "");
 	for (size_t i = 0; i < m->n; i++)
 		if (m->store && !s->error[0])
 			fd_store(s, m->name, m->fds[i]);
@@ -265,6 +276,9 @@ static bool socket_make(struct supervisor *s)
 /* Closes and removes what socket_make has made. */
 static void socket_end(struct supervisor *s)
 {
+	if (s->journal)
+		fclose(s->journal);
+	free(s->said);
 	if (s->sock >= 0)
 		close(s->sock);
 	if (s->wake >= 0)
@@ -286,7 +300,8 @@ struct supervisor *supervisor_start(void)
 	s->sock = s->wake = -1;
 	s->limit = SIZE_MAX;
 	pthread_mutex_init(&s->lock, NULL);
-	if (socket_make(s)) {
+	s->journal = open_memstream(&s->said, &s->length);
+	if (s->journal && socket_make(s)) {
 		error = pthread_create(&s->thread, NULL, supervise, s);
 		if (error == 0)
 			return s;
@@ -385,6 +400,18 @@ size_t supervisor_refused(struct supervisor *s)
 	n = s->refused;
 	pthread_mutex_unlock(&s->lock);
 	return n;
+}
+
+char *supervisor_journal(struct supervisor *s)
+{
+	char *said;
+
+	supervisor_settle(s);
+	pthread_mutex_lock(&s->lock);
+	fflush(s->journal);
+	said = strdup(s->said);
+	pthread_mutex_unlock(&s->lock);
+	return said;
 }
 
 void supervisor_lose(struct supervisor *s, const char *pattern)

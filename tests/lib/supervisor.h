@@ -57,6 +57,10 @@ void supervisor_announce(struct supervisor *s);
 /* How many descriptors it has closed because there was no room. */
 size_t supervisor_refused(struct supervisor *s);
 
+/* What it was to store and to drop so far, in lines like "store ledger" and "drop node-1"; the
+ * caller frees that. */
+char *supervisor_journal(struct supervisor *s);
+
 /* Closes all descriptors, as when a service is stopped. */
 void supervisor_empty(struct supervisor *s);
 
