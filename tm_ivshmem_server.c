@@ -10,9 +10,10 @@
  *
  * Nothing is queued for anybody. Peers stand in the order in which they joined, departures in the
  * order in which they left; a peer has a place in both, and what it is to be told next follows from
- * that (message_next). One round of the loop takes signals, notices who has gone, accepts
- * newcomers, and only then sends, to every peer as much as its socket takes. So nobody waits for
- * anybody, and one that does not read costs what any other costs.
+ * that (message_next). One round of the loop takes signals, notices who has gone, accepts a few
+ * newcomers, and sends a share of what is owed: greetings first, since QEMU stands still in its
+ * own, and news to all others when no greeting can go on, or some time later at most (peers_send).
+ * So nobody waits for anybody, and one that does not read costs what any other costs.
  *
  * All that must outlive the process stands in the ledger, a memfd: upon SIGHUP the process executes
  * the program that is now on disk, which maps the ledger and goes on. Under a supervisor such as
@@ -218,15 +219,20 @@ static int64_t timers_wait(const struct server *s)
 	return next > 0 ? next : 0;
 }
 
-/* Waits until there is something to do. */
-static void server_wait(struct server *s, fd_set *readable, fd_set *writable)
+/* Waits until there is something to do, and at most so many milliseconds; -1: as long as it takes.
+ */
+static void server_wait(struct server *s, int64_t most, fd_set *readable, fd_set *writable)
 {
 	const struct ledger *l = s->ledger;
 	int64_t wait = timers_wait(s);
-	struct timeval timeout = {.tv_sec = wait / 1000, .tv_usec = wait % 1000 * 1000};
+	struct timeval timeout;
+
+	if (most >= 0 && (wait < 0 || most < wait))
+		wait = most;
+	timeout = (struct timeval){.tv_sec = wait / 1000, .tv_usec = wait % 1000 * 1000};
 
 	FD_ZERO(readable);
-	*writable = s->mesh.blocked;
+	*writable = peers_waiting(&s->mesh);
 	supervisor_watch(&s->supervisor, writable);
 	FD_SET(l->signals, readable);
 	FD_SET(l->ends, readable);
@@ -244,20 +250,23 @@ static void server_wait(struct server *s, fd_set *readable, fd_set *writable)
 }
 
 /*
- * Serves until a signal ends it. Sends first: after a restart, messages are waiting. But what is
- * sent counts in a ledger that a supervisor has: it may have another one still.
+ * Serves until a signal ends it. What is sent counts in a ledger that a supervisor has: it may have
+ * another one still, so it gets that first.
  */
 static void serve(struct server *s)
 {
 	const struct ledger *l = s->ledger;
 	fd_set readable, writable;
+	bool clients = false;
+	int64_t most;
 
 	assert(l->signals >= 0 && l->listener >= 0);
 	timer_start(s->ledger, TIMER_SOCKET, SOCKET_LOOK_MS);
 	if (!s->ledger->kept[OWN_LEDGER])
 		supervisor_update(&s->supervisor, false);
 	for (;;) {
-		peers_send(&s->mesh); /* first: that somebody has gone may only show here */
+		/* First: that somebody has gone may only show here. */
+		most = peers_send(&s->mesh, clients);
 		flush_start(&s->store);
 		supervisor_update(&s->supervisor, !s->restart.trial && !s->stop_at);
 		supervisor_ping(&s->supervisor);
@@ -265,7 +274,7 @@ static void serve(struct server *s)
 			return;
 		if (log_waits())
 			log_settle();
-		server_wait(s, &readable, &writable);
+		server_wait(s, most, &readable, &writable);
 		if (FD_ISSET(l->signals, &readable))
 			signals_take(s);
 		if (timer_ended(s->ledger, TIMER_TRIAL)) {
@@ -283,10 +292,10 @@ static void serve(struct server *s)
 		if (timer_ended(s->ledger, TIMER_SOCKET))
 			socket_look(&s->clients);
 		/* Whoever waits when the server ends is greeted: nobody can join them any more. */
-		if (s->stop_at ? !s->leave_waiting
-			       : timer_ended(s->ledger, TIMER_ACCEPT) ||
-					 FD_ISSET(l->listener, &readable))
-			clients_accept(&s->clients, s->stop_at);
+		clients = (s->stop_at ? !s->leave_waiting
+				      : timer_ended(s->ledger, TIMER_ACCEPT) ||
+						FD_ISSET(l->listener, &readable)) &&
+			  clients_accept(&s->clients, s->stop_at);
 	}
 }
 

@@ -85,8 +85,10 @@ void client_welcome(struct clients *c, int sock)
 	peer_join(c->mesh, sock, id, false);
 }
 
-void clients_accept(struct clients *c, bool all)
+bool clients_accept(struct clients *c, bool all)
 {
+	bool any = false;
+
 	if (c->reserve->null < 0)
 		c->reserve->null = spare_open();
 	if (c->reserve->spare < 0)
@@ -105,16 +107,18 @@ void clients_accept(struct clients *c, bool all)
 		} else if (sock >= 0) {
 			client_welcome(c, sock);
 		}
+		any = any || sock >= 0;
 		if (sock >= 0 || error == ECONNABORTED || error == EINTR)
 			continue;
 		if (error == EAGAIN || error == EINVAL /* shut down, and empty */ || c->ending)
-			return;
+			break;
 		errno = error;
 		if (!full)
 			fail("cannot accept a client");
 		timer_start(c->ledger, TIMER_ACCEPT, ACCEPT_RETRY_MS);
-		return;
+		break;
 	}
+	return any;
 }
 
 void clients_turn_away(const struct clients *c, int listener, const char *why)

@@ -46,9 +46,10 @@ void client_welcome(struct clients *c, int sock);
 
 /*
  * Welcomes those who wait, some or all. Where no descriptor is left, the spare one is given up for
- * a moment to refuse a client; if the kernel has no room even so, accepting pauses.
+ * a moment to refuse a client; if the kernel has no room even so, accepting pauses. Returns whether
+ * anybody was there.
  */
-void clients_accept(struct clients *c, bool all);
+bool clients_accept(struct clients *c, bool all);
 
 /* Turns away who has connected to a listening socket that nobody will serve (hazard 3). */
 void clients_turn_away(const struct clients *c, int listener, const char *why);

@@ -9,6 +9,7 @@
 #ifndef SERVER_DESCRIPTOR_H
 #define SERVER_DESCRIPTOR_H
 
+#include <stdbool.h>
 #include <sys/select.h>
 
 /* Descriptors that are held for when there is none left. */
@@ -63,6 +64,21 @@ static inline int set_next(const fd_set *set, int fd)
 			return word * NFDBITS + __builtin_ctzl(bits);
 	}
 	return FD_SETSIZE;
+}
+
+static inline bool set_any(const fd_set *set)
+{
+	return set_next(set, 0) < FD_SETSIZE;
+}
+
+/* Those of a set that are not in another. */
+static inline fd_set set_without(const fd_set *set, const fd_set *other)
+{
+	fd_set out;
+
+	for (int word = 0; word < FD_SETSIZE / NFDBITS; word++)
+		out.fds_bits[word] = set->fds_bits[word] & ~other->fds_bits[word];
+	return out;
 }
 
 /* NOLINTNEXTLINE(bugprone-macro-parentheses): a declaration takes none */

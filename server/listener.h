@@ -25,7 +25,7 @@ struct listener {
 	int32_t looker; /* the child that looks whether it is still reached by its path; 0: none */
 };
 
-#define ACCEPTS_PER_ROUND 64 /* of the loop: how many clients are accepted, at most */
+#define ACCEPTS_PER_ROUND 4 /* of the loop: more would only keep the first ones waiting */
 
 #define SOCKET_LOST_MS                                                                            \
 	500                   /* until a socket is made again that somebody removed: not at once, \

@@ -162,6 +162,17 @@ bool end_watch(const struct mesh *m, int sock)
 	return epoll_ctl(m->ledger->ends, EPOLL_CTL_ADD, sock, &end) == 0;
 }
 
+/* Whether a peer has been sent its greeting, of which its own last vector is the end. */
+static bool peer_greeted(const struct mesh *m, const struct peer *p)
+{
+	const struct place *at = &p->place;
+	uint32_t vectors = m->ledger->vectors;
+
+	if (vectors == 0)
+		return at->head == head_end(m);
+	return at->reached > p->serial || (at->reached == p->serial && at->vectors == vectors);
+}
+
 /* Takes a peer into the order of peers. */
 static void peer_enter(struct mesh *m, int sock)
 {
@@ -170,6 +181,9 @@ static void peer_enter(struct mesh *m, int sock)
 	memmove(&m->order[at + 1], &m->order[at], (m->count++ - at) * sizeof(m->order[0]));
 	m->order[at] = (uint16_t)sock;
 	FD_SET(sock, &m->present);
+	FD_CLR(sock, &m->idle);
+	if (!peer_greeted(m, peer_at(m->ledger, sock)))
+		FD_SET(sock, &m->greeting);
 	m->due = m->present;
 }
 
@@ -250,6 +264,8 @@ static void peer_leave(struct mesh *m, int sock, const char *why)
 	m->count--;
 	memmove(&m->order[at], &m->order[at + 1], (m->count - at) * sizeof(m->order[0]));
 	FD_CLR(sock, &m->present);
+	FD_CLR(sock, &m->greeting);
+	FD_CLR(sock, &m->turn);
 	FD_CLR(sock, &m->blocked);
 	FD_CLR(sock, &m->starved);
 	m->due = m->present;
@@ -307,10 +323,12 @@ void peers_restore(struct mesh *m)
 		else if (p->serial)
 			peer_enter(m, sock);
 	}
+	m->blocked = m->idle = m->present; /* the first look says who is not */
 }
 
-/* Sends a peer a batch of what it is owed. Returns whether there is more that it could take. */
-static bool peer_send_batch(struct mesh *m, int sock)
+/* Sends a peer a batch of what it is owed. Returns how many messages went out; with SCM_BATCH,
+ * there may be more that it can take. */
+static size_t peer_send_batch(struct mesh *m, int sock)
 {
 	struct ledger *l = m->ledger;
 	struct peer *p = peer_at(l, sock);
@@ -326,7 +344,7 @@ static bool peer_send_batch(struct mesh *m, int sock)
 	}
 	if (n == 0) {
 		p->place.departures = c.at.departures; /* it need not hear of these */
-		return false;
+		return 0;
 	}
 	l->before = p->place;
 	ledger_order();
@@ -343,7 +361,7 @@ static bool peer_send_batch(struct mesh *m, int sock)
 		say("to ID %d: %" PRId64 "%s", p->id, batch[i].value,
 		    batch[i].fd < 0 ? "" : " with a descriptor");
 	if (sent == (int)n)
-		return n == SCM_BATCH;
+		return n;
 	if (sent >= 0 || errno == EAGAIN || errno == EINTR) {
 		FD_SET(sock, &m->blocked);
 	} else if (errno == ETOOMANYREFS || errno == ENOBUFS || errno == ENOMEM) {
@@ -354,18 +372,126 @@ static bool peer_send_batch(struct mesh *m, int sock)
 	} else {
 		peer_leave(m, sock, errno == EPIPE ? "closed the connection" : strerror(errno));
 	}
-	return false;
+	return sent > 0 ? (size_t)sent : 0;
 }
 
-void peers_send(struct mesh *m)
+/*
+ * Sends a peer a batch, if it can take one for all that is known, at the cost of a round's share.
+ * Returns how many messages went out.
+ */
+static size_t peer_send(struct mesh *m, int sock, size_t *share)
 {
-	while (set_next(&m->due, 0) < FD_SETSIZE)
-		set_each (sock, &m->due) {
-			FD_CLR(sock, &m->due); /* before it sends: a leave makes all due again */
-			if (!FD_ISSET(sock, &m->blocked) && !FD_ISSET(sock, &m->starved))
-				while (peer_send_batch(m, sock))
-					;
+	size_t sent;
+
+	if (FD_ISSET(sock, &m->blocked) || FD_ISSET(sock, &m->starved))
+		return 0;
+	sent = peer_send_batch(m, sock);
+	*share -= *share < sent + 1 ? *share : sent + 1;
+	if (FD_ISSET(sock, &m->greeting) && peer_greeted(m, peer_at(m->ledger, sock)))
+		FD_CLR(sock, &m->greeting);
+	if (sent == SCM_BATCH)
+		FD_SET(sock, &m->due);
+	return sent;
+}
+
+/* The greetings under way: of those who read, the first that joined. */
+static fd_set greetings_current(const struct mesh *m)
+{
+	fd_set reading = set_without(&m->greeting, &m->idle), current;
+	size_t n = 0;
+
+	reading = set_without(&reading, &m->starved);
+	FD_ZERO(&current);
+	for (size_t i = 0; i < m->count && n < GREETINGS_AT_ONCE; i++)
+		if (FD_ISSET(m->order[i], &reading)) {
+			FD_SET(m->order[i], &current);
+			n++;
 		}
+	return current;
+}
+
+/* Sends the greetings under way, in the order of joins. Returns whether any went on. */
+static bool greetings_send(struct mesh *m)
+{
+	fd_set current = greetings_current(m);
+	size_t share = ROUND_SHARE, sent = 0, now;
+
+	for (size_t i = 0; i < m->count && share > 0;) {
+		int sock = m->order[i];
+
+		now = 0;
+		if (FD_ISSET(sock, &current) && FD_ISSET(sock, &m->greeting))
+			now = peer_send(m, sock, &share);
+		sent += now;
+		if (now < SCM_BATCH && i < m->count && m->order[i] == sock) /* it has not left */
+			i++;
+	}
+	return sent > 0;
+}
+
+/* Whether there may be news for somebody who has had his greeting. */
+static bool news_wait(const struct mesh *m)
+{
+	fd_set due = set_without(&m->due, &m->greeting);
+
+	return set_any(&m->turn) || set_any(&due);
+}
+
+/* Whether greetings have kept news waiting for as long as they may. */
+static bool news_late(struct mesh *m, int64_t now)
+{
+	if (!m->news_ms && news_wait(m))
+		m->news_ms = now;
+	return m->news_ms && now >= m->news_ms + NEWS_WAIT_MS;
+}
+
+/* Sends news: a batch to everybody who is due, before anybody gets another. */
+static void news_send(struct mesh *m)
+{
+	size_t share = ROUND_SHARE;
+
+	if (!set_any(&m->turn)) {
+		m->turn = set_without(&m->due, &m->greeting);
+		FD_ZERO(&m->due);
+	}
+	set_each (sock, &m->turn) {
+		if (share == 0)
+			return;
+		FD_CLR(sock, &m->turn);
+		FD_CLR(sock, &m->due); /* before it sends: a leave makes all due again */
+		peer_send(m, sock, &share);
+	}
+	m->news_ms = 0;
+}
+
+int64_t peers_send(struct mesh *m, bool clients)
+{
+	bool busy = greetings_send(m) || clients;
+	fd_set current = greetings_current(m), able;
+	int64_t now = now_ms();
+
+	if (busy)
+		m->busy_ms = now;
+	if (now >= m->busy_ms + READ_WAIT_MS) {
+		set_each (sock, &current)
+			FD_SET(sock, &m->idle);
+		current = greetings_current(m);
+	}
+	if (busy ? news_late(m, now) : !set_any(&current))
+		news_send(m);
+	able = set_without(&current, &m->blocked);
+	if (clients || set_any(&able) || (!set_any(&current) && news_wait(m)))
+		return 0;
+	if (!set_any(&current))
+		return -1;
+	return now < m->busy_ms + READ_WAIT_MS ? m->busy_ms + READ_WAIT_MS - now : 0;
+}
+
+fd_set peers_waiting(const struct mesh *m)
+{
+	fd_set others = set_without(&m->present, &m->greeting);
+
+	return set_any(&m->turn) ? set_without(&m->blocked, &others) : m->blocked;
 }
 
 bool peer_has_read(const struct mesh *m, int sock)
@@ -411,6 +537,7 @@ void peers_wake(struct mesh *m, const fd_set *writable)
 {
 	set_each (sock, writable) {
 		FD_CLR(sock, &m->blocked);
+		FD_CLR(sock, &m->idle);
 		FD_SET(sock, &m->due);
 	}
 	if (timer_ended(m->ledger, TIMER_SEND)) {

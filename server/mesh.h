@@ -19,6 +19,16 @@
 #include <sys/select.h>
 
 #define SEND_RETRY_MS 20 /* until a send is tried again that the kernel had no room for */
+#define NEWS_WAIT_MS  50 /* how long greetings keep news waiting, at most */
+#define READ_WAIT_MS  5  /* how long greetings under way are waited for where nobody reads his */
+
+/* Greetings under way at the same time, of those that are read. With more, all would end later: the
+ * nodes of a host share its processors. */
+#define GREETINGS_AT_ONCE 8
+
+/* How much goes out of greetings, and of news, before the loop looks again: messages, and one for
+ * each call. */
+#define ROUND_SHARE 512
 
 struct mesh {
 	const struct options *opt;
@@ -27,9 +37,14 @@ struct mesh {
 	size_t count;               /* of peers */
 	uint16_t order[FD_SETSIZE]; /* their sockets, in the order in which they joined */
 	fd_set present;             /* the same sockets */
-	fd_set due;                 /* those that may be owed something */
+	fd_set greeting;            /* those that have not been sent their greeting yet */
+	fd_set idle;                /* those of which nobody waits until they have read it */
+	fd_set due;                 /* those for which there may be news */
+	fd_set turn;                /* those that have their turn of news yet to come */
 	fd_set blocked;             /* those that are full: they wait for select */
 	fd_set starved;             /* those for which the kernel lacked something: a timer */
+	int64_t busy_ms;            /* when a greeting went on, or a client came */
+	int64_t news_ms;            /* since when greetings keep news waiting; 0: there are none */
 };
 
 /*
@@ -67,8 +82,17 @@ void send_settle(struct ledger *l);
 /* Takes over the peers that stand in the ledger. */
 void peers_restore(struct mesh *m);
 
-/* Sends what is owed, to everybody that can take it. */
-void peers_send(struct mesh *m);
+/*
+ * Sends some of what is owed; clients says whether any have come since the last call. Who is in his
+ * greeting stands still (hazard 4), so greetings come first, in the order of joins, and news wait
+ * as long as greetings go on or clients come: NEWS_WAIT_MS, and from then on they take turns.
+ * Returns after how many milliseconds it is to be called again, if nothing happens before; -1:
+ * never.
+ */
+int64_t peers_send(struct mesh *m, bool clients);
+
+/* Those that can be sent more as soon as their sockets have room, as far as it is their turn. */
+fd_set peers_waiting(const struct mesh *m);
 
 /* How many messages a peer is still to be sent: as many as message_next would give. */
 size_t peer_owed(const struct mesh *m, const struct peer *p);

@@ -53,11 +53,9 @@ static int64_t supervisor_ping_ms(void)
 	return (int64_t)(number / 1000 / PINGS) + 1;
 }
 
-/*
- * How many more descriptors than nodes a store should have room for: our own, and the parcels of
- * those who leave while as many others join that all are accepted in one round.
- */
-#define STORE_MORE (OWNS + ACCEPTS_PER_ROUND + 2)
+/* How many more descriptors than nodes a store should have room for: our own, and the parcels of
+ * those who leave while others join. */
+#define STORE_MORE (OWNS + 66)
 
 #define FIRST_USER_NAMESPACE UINT64_C(0xeffffffd) /* what its file's number is, on every Linux */
 

@@ -9,6 +9,7 @@
 #include "tests/lib/testing.h"
 
 #include <inttypes.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,66 @@ static void client_drop(struct client *clients, size_t *n, size_t i)
 {
 	client_free(&clients[i]);
 	clients[i] = clients[--*n];
+}
+
+/*
+ * Order
+ */
+
+#define STARTERS 40
+
+/*
+ * Of what a verbose server has said to nodes 0 to STARTERS - 1: the news, to one who had had his
+ * greeting, that came before the last of these was complete. -1: greetings ended in another order
+ * than that of the joins.
+ */
+static int news_before_greetings(const char *log)
+{
+	int to, value, greeted = 0, news = 0;
+
+	for (const char *line = log; (line = strstr(line, ": to ID ")) && greeted < STARTERS;
+	     line++) {
+		if (sscanf(line, ": to ID %d: %d with", &to, &value) != 2 || value < 0)
+			continue;
+		if (value == to && strstr(line, "with a descriptor") < strchr(line, '\n')) {
+			if (to != greeted++)
+				return -1;
+		} else {
+			news += value > to;
+		}
+	}
+	return news;
+}
+
+/*
+ * All connect in the same moment: nobody has much news before all have had their greetings, nearly
+ * half of all messages, or a machine that does something else has let the time pass.
+ */
+static void greetings_come_before_news(void **state)
+{
+	const int all = STARTERS * (STARTERS - 1) / 2;
+	int news = all;
+
+	(void)state;
+	for (int tries = 0; tries < 5 && news > all / 4; tries++) {
+		struct server s = {0};
+		struct client clients[STARTERS];
+		char *log;
+
+		assert_start(&s, "-f", "memory", "-v");
+		server_signal(&s, SIGSTOP);
+		assert_connect(&s, clients, STARTERS, .vectors = 1);
+		server_signal(&s, SIGCONT);
+		assert_mesh(clients, STARTERS);
+		clients_free(clients, STARTERS);
+		log = server_log(&s);
+		assert_non_null(log);
+		news = news_before_greetings(log);
+		free(log);
+		assert_int_not_equal(news, -1);
+		assert_stop(&s);
+	}
+	assert_in_range(news, 0, all / 4);
 }
 
 /*
@@ -330,6 +391,7 @@ static void clients_that_vanish_leave_no_trace(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		counted_test(greetings_come_before_news),
 		counted_test(leave_and_join_are_told_once),
 		counted_test(long_lived_client_sees_no_id_twice),
 		counted_test(lowest_harmless_id_is_given),

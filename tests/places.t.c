@@ -218,22 +218,52 @@ static void member_advance(struct history *h, struct member *m)
 	assert_int_equal(n, 0);
 }
 
-/* The server sends, and nobody is owed more or less than the model says. */
-static void history_send(struct history *h)
+static bool member_greeted(const struct history *h, const struct member *m)
+{
+	return h->ledger->vectors ? m->known[m->id] == h->ledger->vectors : m->head.n == 0;
+}
+
+/*
+ * The server sends a share, and nobody is owed more or less than the model says. Greetings come
+ * first: a younger one goes on only where the older ones cannot; and where one does, or clients
+ * have come, there are no news before those have waited for as long as they may.
+ */
+static void history_send(struct history *h, bool clients)
 {
 	struct mesh *mesh = &h->mesh;
-	fd_set writable = mesh->blocked;
+	fd_set writable = peers_waiting(mesh);
+	bool busy = clients, news = false, early = now_ms() < mesh->news_ms + NEWS_WAIT_MS;
+	uint64_t oldest = UINT64_MAX, youngest = 0;
+	int64_t wait;
 
+	early = early || mesh->news_ms == 0;
 	select(FD_SETSIZE, NULL, &writable, NULL, &(struct timeval){0});
 	peers_wake(mesh, &writable);
-	peers_send(mesh);
+	wait = peers_send(mesh, clients);
+	early = early && (mesh->news_ms == 0 || now_ms() < mesh->news_ms + NEWS_WAIT_MS);
 	for (struct member *m = h->members; m < h->members + PEERS; m++) {
+		bool greeted = m->sock >= 0 && member_greeted(h, m);
+		size_t unsent = member_unsent(m);
+		uint64_t serial;
+
 		if (m->sock < 0)
 			continue;
 		member_advance(h, m);
-		/* Who is owed something waits for his socket. */
-		assert_true(member_unsent(m) == 0 || FD_ISSET(m->sock, &mesh->blocked));
+		serial = peer_at(h->ledger, m->sock)->serial;
+		if (member_unsent(m) < unsent) {
+			busy = busy || !greeted;
+			news = news || greeted;
+			if (!greeted && serial > youngest)
+				youngest = serial;
+		}
+		if (!member_greeted(h, m) && !FD_ISSET(m->sock, &mesh->blocked) && serial < oldest)
+			oldest = serial;
+		/* Who is owed something waits for his socket, or for the next call. */
+		assert_true(member_unsent(m) == 0 || FD_ISSET(m->sock, &mesh->blocked) ||
+			    wait >= 0);
 	}
+	assert_true(youngest <= oldest);
+	assert_false(busy && news && early);
 }
 
 /* A client takes one message, if one has been sent that it has not read. */
@@ -267,13 +297,15 @@ static void history_settle(struct history *h)
 	bool more;
 
 	do {
-		history_send(h);
+		history_send(h, history_random(h, 4) == 0);
 		more = false;
-		for (struct member *m = h->members; m < h->members + PEERS; m++)
-			while (m->sock >= 0 && m->sent.n > 0) {
+		for (struct member *m = h->members; m < h->members + PEERS; m++) {
+			if (m->sock < 0)
+				continue;
+			more = more || m->sent.n > 0 || member_unsent(m) > 0;
+			while (m->sent.n > 0)
 				member_read(m);
-				more = true;
-			}
+		}
 	} while (more);
 	for (struct member *m = h->members; m < h->members + PEERS; m++) {
 		size_t known = 0;
@@ -348,7 +380,7 @@ static void history_run(uint64_t seed, unsigned int vectors)
 			for (uint64_t n = history_random(&h, 24); m->sock >= 0 && n > 0; n--)
 				member_read(m);
 		else if (choice > 12)
-			history_send(&h);
+			history_send(&h, history_random(&h, 4) == 0);
 		else if (m->sock >= 0)
 			history_leave(&h, m);
 		else
@@ -359,6 +391,60 @@ static void history_run(uint64_t seed, unsigned int vectors)
 		if (m->sock >= 0)
 			history_leave(&h, m);
 	assert_int_equal(h.mesh.count, 0);
+	history_discard(&h);
+}
+
+/*
+ * Somebody joins and leaves for ever, and is always in his greeting: the others hear of it, though
+ * not at once.
+ */
+static void coming_and_going_keeps_no_news(void **state)
+{
+	static struct history h;
+	struct member *stays = &h.members[0], *comes = &h.members[1];
+	int64_t start;
+
+	(void)state;
+	h = (struct history){.buffer = 20000};
+	history_open(&h, 1, false);
+	history_join(&h, stays);
+	history_settle(&h);
+	start = now_ms();
+	while (stays->sent.n == 0) {
+		assert_true(now_ms() < start + 100 * NEWS_WAIT_MS);
+		if (comes->sock >= 0)
+			history_leave(&h, comes);
+		history_join(&h, comes);
+		history_send(&h, true);
+		usleep(2000);
+	}
+	assert_true(now_ms() >= start + NEWS_WAIT_MS);
+	history_settle(&h);
+	history_leave(&h, comes);
+	history_leave(&h, stays);
+	history_discard(&h);
+}
+
+/* Who does not read his greeting keeps neither the next one waiting, nor news. */
+static void unread_greetings_keep_nobody_waiting(void **state)
+{
+	static struct history h;
+	struct member *last = &h.members[PEERS - 1];
+
+	(void)state;
+	h = (struct history){.buffer = 0};
+	history_open(&h, 64, false);
+	for (struct member *m = h.members; m <= last; m++)
+		history_join(&h, m);
+	for (int64_t end = now_ms() + 10000; last->known[last->id] < 64 && now_ms() < end;) {
+		history_send(&h, false);
+		while (last->sent.n > 0)
+			member_read(last);
+	}
+	assert_true(member_greeted(&h, last));
+	history_settle(&h);
+	for (struct member *m = h.members; m <= last; m++)
+		history_leave(&h, m);
 	history_discard(&h);
 }
 
@@ -409,6 +495,8 @@ static void histories_with_64_vectors(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(coming_and_going_keeps_no_news),
+		cmocka_unit_test(unread_greetings_keep_nobody_waiting),
 		cmocka_unit_test(histories_without_vectors),
 		cmocka_unit_test(histories_with_one_vector),
 		cmocka_unit_test(histories_with_three_vectors),
