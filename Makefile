@@ -37,6 +37,7 @@ SANITIZER = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all -f
 COMPILE = $(CC) $(OWN_CFLAGS) $(CPPFLAGS) $(CFLAGS)
 
 PROGRAMS = tm_ivshmem_server client/ivshmem_client
+CLIENT_OBJECTS = $(patsubst %.c,build/%.o,$(wildcard client/*.c))
 
 # The rooms of the server (server/README.md).
 ROOMS = $(patsubst %.c,build/%.o,$(wildcard server/*.c))
@@ -53,7 +54,7 @@ all: $(PROGRAMS)
 tm_ivshmem_server: build/tm_ivshmem_server.o $(ROOMS) build/send_scm.o
 	$(COMPILE) $(LDFLAGS) -o $@ $^
 
-client/ivshmem_client: build/client/ivshmem_client.o build/send_scm.o
+client/ivshmem_client: $(CLIENT_OBJECTS) build/send_scm.o
 	$(COMPILE) $(LDFLAGS) -o $@ $^
 
 build/%.o: %.c build/flags

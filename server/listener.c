@@ -384,12 +384,15 @@ void listener_identify(struct listener *n)
 
 void socket_name(struct listener *n)
 {
-	const char *path = listener_path(n->ledger->listener);
+	const char **named = &n->opt->socket;
+	char *path = listener_path(n->ledger->listener);
 
-	if (path && strcmp(path, n->opt->socket) != 0)
-		say("listening on %s, which was passed to us, and not on %s", path, n->opt->socket);
-	if (path)
-		n->opt->socket = path;
+	if (path && strcmp(path, *named) != 0) {
+		say("listening on %s, which was passed to us, and not on %s", path, *named);
+		*named = path;
+	} else {
+		free(path);
+	}
 }
 
 void listener_forsake(struct listener *n)

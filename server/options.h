@@ -12,6 +12,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifndef VERSION
+#define VERSION "unversioned"
+#endif
+
 #define DEFAULT_GROUP "kvm"
 
 #define DEFAULT_SIZE (UINT64_C(1) << 20)

@@ -6,7 +6,7 @@ load lib/manual
 # A program by its own name: where it, its page and its text are.
 select_program() { # tm_ivshmem_server | ivshmem_client
 	case $1 in
-	tm_ivshmem_server) PROGRAM=$SERVER PAGE=$SOURCE_DIR/$1.8 CODE=$SOURCE_DIR/$1.c ;;
+	tm_ivshmem_server) PROGRAM=$SERVER PAGE=$SOURCE_DIR/$1.8 CODE=$SOURCE_DIR/server/options.c ;;
 	*) PROGRAM=$SOURCE_DIR/client/$1 PAGE=$SOURCE_DIR/client/$1.1 CODE=$SOURCE_DIR/client/$1.c ;;
 	esac
 }
@@ -160,7 +160,7 @@ documents_agree() { # LEAST-NUMBER-OF-OPTIONS
 			grep -q "^     $(tr 'IDVECTOR' 'idvector' <<<"$word")\b"
 		grep -q "^| none .*\`$word\`" "$SOURCE_DIR/README.md"
 	done
-	names=$(sed -nE 's/.*environment_set\("([A-Z_]+)".*/\1/p' "$CODE")
+	names=$(sed -nE 's/.*environment_set\("([A-Z_]+)".*/\1/p' "$SOURCE_DIR/client/run.c")
 	[ "$(wc -l <<<"$names")" -eq 6 ]
 	while read -r name; do
 		grep -qx "\.It Ev $name" "$PAGE"

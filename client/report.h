@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the user is told of things that go wrong. This room owns standard error: all that stands
+ * there has passed here, one line each, with the program's name in front, and behind all that was
+ * printed on standard output before.
+ */
+#ifndef CLIENT_REPORT_H
+#define CLIENT_REPORT_H
+
+#include <stdbool.h>
+
+/* Bytes that a function needs for saying why it failed. */
+#define WHY_SIZE 256
+
+/* Says something, and goes on. */
+void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Ends the program: with status 1, not done, or 2, a mistake in the command line. */
+void quit(int status, const char *format, ...) __attribute__((format(printf, 2, 3), noreturn));
+
+/* Writes why something cannot be to WHY_SIZE bytes. Returns false, for its caller to return. */
+bool wrong(char *why, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Writes out what has been printed, or ends the program: who cannot be heard need not go on. */
+void output_flush(void);
+
+#endif
