@@ -43,6 +43,7 @@
 #include "server/passed.h"
 #include "server/restart.h"
 #include "server/server.h"
+#include "server/standby.h"
 #include "server/store.h"
 #include "server/supervisor.h"
 #include "server/takeover.h"
@@ -96,7 +97,9 @@ static void children_reap(struct server *s)
 			trial_kill(&s->restart);
 		if (TEMP_FAILURE_RETRY(waitpid(child.si_pid, &status, WNOHANG)) <= 0)
 			return;
-		if (child.si_pid == s->ledger->flusher)
+		if (child.si_pid == s->ledger->standby)
+			standby_ended(&s->standby, status);
+		else if (child.si_pid == s->ledger->flusher)
 			flush_ended(&s->store, status);
 		else if (tried)
 			trial_ended(&s->restart, status, !s->stop_at);
@@ -131,6 +134,7 @@ static void server_stop(struct server *s, const char *why)
 {
 	if (s->stop_at && !s->handover)
 		return;
+	standby_end(&s->standby);
 	s->handover = false;
 	s->leave_waiting = !s->ledger->socket_ino;
 	if (s->ledger->store < 0)
@@ -199,6 +203,31 @@ static bool server_stopped(const struct server *s)
 	return true;
 }
 
+/*
+ * Goes on in the place of the server that has died, whose standby this process was: all that was
+ * open is open. Then it tries the program on disk, as at HUP, which closes what had been for that
+ * process alone. Returns false if the server is to end.
+ */
+static bool server_succeed(struct server *s)
+{
+	s->reserve.null = spare_open();
+	s->reserve.spare = spare_open();
+	s->restart.trial = s->listener.looker = 0;
+	s->ledger->timers[TIMER_TRIAL] = 0;
+	flush_inherit(&s->store);
+	peers_restore(&s->mesh);
+	if (standby_despairs(&s->standby) || !signals_open(s))
+		return false;
+	standby_want(&s->standby);
+	file_inherit(s->ledger->lock, s->opt.object);
+	pidfile_inherit(&s->pidfile);
+	say("process %d died, and its standby goes on with %zu node%s, after %" PRId64 " ms",
+	    (int)s->standby.server, s->mesh.count, S(s->mesh.count), now_ms() - s->standby.died_ms);
+	clients_inherit(&s->clients);
+	trial_start(&s->restart);
+	return true;
+}
+
 /* Milliseconds until the next timer ends; -1: none is running. */
 static int64_t timers_wait(const struct server *s)
 {
@@ -257,6 +286,9 @@ static void serve(struct server *s)
 	if (!s->ledger->kept[OWN_LEDGER])
 		supervisor_update(&s->supervisor, false);
 	for (;;) {
+		while (standby_start(&s->standby))
+			if (!server_succeed(s))
+				return;
 		peers_send(&s->mesh); /* first: that somebody has gone may only show here */
 		flush_start(&s->store);
 		supervisor_update(&s->supervisor, !s->restart.trial && !s->stop_at);
@@ -464,6 +496,8 @@ static bool server_begin(struct server *s, const struct passed *in)
 
 	supervisor_socket(&s->supervisor);
 	unit_warn(&s->supervisor, &s->opt, in->listener < 0);
+	standby_allow(&s->standby, s->opt.daemonize && !supervised(&s->supervisor) &&
+					   !unit_started() /* systemd ends that, too */);
 	if (!group_find(&s->opt, &s->ledger->group) || !signals_open(s) || !background_begin(s) ||
 	    !(pidfile_claim(&s->pidfile) || pidfile_forgo(&s->pidfile)) ||
 	    !(in->fits ? store_inherit(&s->store) : store_open_anew(s, in)) || !nodes_fit(s) ||
@@ -479,6 +513,7 @@ static bool server_begin(struct server *s, const struct passed *in)
 	if (in->waiting >= 0)
 		client_welcome(&s->clients, descriptor_lower(in->waiting));
 	server_announce(s);
+	standby_want(&s->standby);
 	if (in->fits)
 		say("took over %zu node%s from a server that had ended, version " VERSION, count,
 		    S(count));
@@ -544,6 +579,9 @@ static bool server_resume(struct server *s, int ledger)
 	if (!s->ledger->socket_ino)
 		socket_name(&s->listener);
 	children_reap(s); /* the signal may be gone */
+	if (!log_in_background() || supervised(&s->supervisor))
+		standby_allow(&s->standby, false);
+	standby_want(&s->standby);
 	say("restarted in place, version " VERSION ", %zu node%s connected", s->mesh.count,
 	    S(s->mesh.count));
 	return true;
@@ -567,6 +605,7 @@ int main(int argc, char **argv)
 	size_t lost = 0;
 
 	name_begin();
+	standby_title(&s.standby, argv);
 	if (variable && sscanf(variable, "%15s %d %d %zu %" SCNd64, purpose, &ledger,
 			       &in_background, &lost, &s.supervisor.reloading_us) < 3)
 		variable = NULL;

@@ -50,6 +50,10 @@ void client_welcome(struct clients *c, int sock);
  */
 void clients_accept(struct clients *c, bool all);
 
+/* Welcomes whom a process that has died had accepted, and had not made a peer of: a socket with our
+ * address that is nobody's. */
+void clients_inherit(struct clients *c);
+
 /* Turns away who has connected to a listening socket that nobody will serve (hazard 3). */
 void clients_turn_away(const struct clients *c, int listener, const char *why);
 

@@ -6,6 +6,7 @@
 #include "server/ledger.h"
 #include "server/log.h"
 #include "server/options.h"
+#include "server/standby.h"
 #include "server/supervisor.h"
 
 #include <fcntl.h>
@@ -105,9 +106,11 @@ void trial_ended(struct restart *r, int status, bool wanted)
 	}
 	if (!wanted)
 		return;
+	standby_end(r->standby); /* the table of descriptors becomes another */
 	if (descriptors_keep(r, true))
 		program_execute(r, "resume");
 	else
 		fail("cannot keep descriptors open, going on without a restart");
 	descriptors_keep(r, false);
+	standby_want(r->standby);
 }

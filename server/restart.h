@@ -12,6 +12,7 @@
 
 #include "server/ledger.h"
 #include "server/mesh.h"
+#include "server/standby.h"
 #include "server/supervisor.h"
 
 #include <stdbool.h>
@@ -21,6 +22,7 @@ struct restart {
 	struct ledger *ledger;
 	struct supervisor *supervisor;
 	struct mesh *mesh;
+	struct standby *standby;
 	char **argv;
 	const char *program; /* absolute path of what HUP executes */
 	int32_t trial;       /* the child that tries the program on disk; 0: none */
