@@ -205,17 +205,21 @@ static bool server_stopped(const struct server *s)
 
 /*
  * Goes on in the place of the server that has died, whose standby this process was: all that was
- * open is open. Then it tries the program on disk, as at HUP, which closes what had been for that
- * process alone. Returns false if the server is to end.
+ * open is open. Then it tries the program on disk, as at HUP. Returns false if the server is to
+ * end.
  */
 static bool server_succeed(struct server *s)
 {
-	s->reserve.null = spare_open();
-	s->reserve.spare = spare_open();
+	fd_set waiting;
+
 	s->restart.trial = s->listener.looker = 0;
 	s->ledger->timers[TIMER_TRIAL] = 0;
 	flush_inherit(&s->store);
 	peers_restore(&s->mesh);
+	clients_find(&s->clients, &waiting);
+	descriptors_sweep(&s->restart, &waiting);
+	s->reserve.null = spare_open();
+	s->reserve.spare = spare_open();
 	if (standby_despairs(&s->standby) || !signals_open(s))
 		return false;
 	standby_want(&s->standby);
@@ -223,7 +227,8 @@ static bool server_succeed(struct server *s)
 	pidfile_inherit(&s->pidfile);
 	say("process %d died, and its standby goes on with %zu node%s, after %" PRId64 " ms",
 	    (int)s->standby.server, s->mesh.count, S(s->mesh.count), now_ms() - s->standby.died_ms);
-	clients_inherit(&s->clients);
+	set_each (sock, &waiting)
+		client_welcome(&s->clients, sock);
 	trial_start(&s->restart);
 	return true;
 }

@@ -117,11 +117,12 @@ void clients_accept(struct clients *c, bool all)
 	}
 }
 
-void clients_inherit(struct clients *c)
+void clients_find(const struct clients *c, fd_set *found)
 {
 	struct sockaddr_un ours = {0}, theirs = {0};
 	socklen_t length = sizeof(ours);
 
+	FD_ZERO(found);
 	if (getsockname(c->ledger->listener, (struct sockaddr *)&ours, &length) < 0)
 		return;
 	for (int fd = STDERR_FILENO + 1; fd < FD_SETSIZE; fd++) {
@@ -133,7 +134,7 @@ void clients_inherit(struct clients *c)
 			continue;
 		got = sizeof(theirs);
 		if (getpeername(fd, (struct sockaddr *)&theirs, &got) == 0)
-			client_welcome(c, fd);
+			FD_SET(fd, found);
 	}
 }
 

@@ -17,6 +17,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/select.h>
 
 struct restart {
 	struct ledger *ledger;
@@ -43,6 +44,10 @@ char *program_path(void);
 
 /* Lets everything that is served survive an exec, or not. Returns false if any is not open. */
 bool descriptors_keep(struct restart *r, bool keep);
+
+/* Closes all but what is served, these sockets, and stdin, stdout and stderr: the process that had
+ * the rest has died. */
+void descriptors_sweep(const struct restart *r, const fd_set *more);
 
 /* Kills the program that is being tried, if there is one, with all that it has started. */
 void trial_kill(struct restart *r);

@@ -79,7 +79,7 @@ static void standby_live(struct standby *b, pid_t server)
 	if (title) {
 		memcpy(title, b->title, b->room);
 		memset(b->title, 0, b->room);
-		snprintf(b->title, b->room, "%s: standby of process %d",
+		snprintf(b->title, b->room, "standby of %s, process %d",
 			 program_invocation_short_name, (int)server);
 	}
 	server_await(b);
