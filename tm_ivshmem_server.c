@@ -15,9 +15,9 @@
  * anybody, and one that does not read costs what any other costs.
  *
  * All that must outlive the process stands in the ledger, a memfd: upon SIGHUP the process executes
- * the program that is now on disk, which maps the ledger and goes on. Under a supervisor such as
- * systemd, which keeps descriptors for us, a new process can do that as well, however the old one
- * has ended.
+ * the program that is now on disk, which maps the ledger and goes on. However the process ends,
+ * another can do that as well: under a supervisor such as systemd, which keeps descriptors for us,
+ * a new one; else, in the background, a standby, which shares the table of descriptors.
  *
  * select looks at all its descriptors each time, so it has one that stands for the ends of all
  * peers, and else only those of peers whose sockets are full. Sockets must lie below FD_SETSIZE for
@@ -233,6 +233,18 @@ static bool server_succeed(struct server *s)
 	return true;
 }
 
+/*
+ * Starts a standby, where one is wanted; that goes on from here when the server has died. Returns
+ * false if the server is to end.
+ */
+static bool server_guard(struct server *s)
+{
+	while (standby_start(&s->standby))
+		if (!server_succeed(s))
+			return false;
+	return true;
+}
+
 /* Milliseconds until the next timer ends; -1: none is running. */
 static int64_t timers_wait(const struct server *s)
 {
@@ -291,9 +303,8 @@ static void serve(struct server *s)
 	if (!s->ledger->kept[OWN_LEDGER])
 		supervisor_update(&s->supervisor, false);
 	for (;;) {
-		while (standby_start(&s->standby))
-			if (!server_succeed(s))
-				return;
+		if (!server_guard(s))
+			return;
 		peers_send(&s->mesh); /* first: that somebody has gone may only show here */
 		flush_start(&s->store);
 		supervisor_update(&s->supervisor, !s->restart.trial && !s->stop_at);

@@ -151,7 +151,7 @@ static long process_private(pid_t pid)
 /* Whether a process lives, and is not about to be killed. */
 static bool process_lives(pid_t pid)
 {
-	char *status = process_text(pid, "status"), *at = status;
+	char *status = process_text(pid, "status"), *at;
 	uint64_t pending = 0;
 	char state = 'X';
 
@@ -687,7 +687,8 @@ static void the_standby_itself(void **state)
 	standby = standby_wait(0);
 	kill(standby, SIGKILL);
 	standby = standby_wait(standby);
-	snprintf(wanted, sizeof(wanted), "standby of tm_ivshmem_server, process %d", (int)server.pid);
+	snprintf(wanted, sizeof(wanted), "standby of tm_ivshmem_server, process %d",
+		 (int)server.pid);
 	for (int64_t deadline = deadline_in(PATIENCE);; free(title)) {
 		title = process_text(standby, "cmdline");
 		if (title && strstr(title, wanted))
