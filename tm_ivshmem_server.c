@@ -114,6 +114,7 @@ static bool signals_open(struct server *s)
 	static const int ours[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD};
 	struct ledger *l = s->ledger;
 	sigset_t set;
+	int fd;
 
 	sigemptyset(&set);
 	for (size_t i = 0; i < sizeof(ours) / sizeof(ours[0]); i++) {
@@ -121,8 +122,11 @@ static bool signals_open(struct server *s)
 		sigaddset(&set, ours[i]);
 	}
 	sigprocmask(SIG_BLOCK, &set, NULL);
-	l->signals = signalfd(l->signals, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	return l->signals >= 0 || fail("cannot create a signalfd");
+	fd = signalfd(l->signals, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (fd < 0)
+		return fail("cannot create a signalfd");
+	l->signals = fd;
+	return true;
 }
 
 /*
@@ -220,8 +224,9 @@ static bool server_succeed(struct server *s)
 	descriptors_sweep(&s->restart, &waiting);
 	s->reserve.null = spare_open();
 	s->reserve.spare = spare_open();
-	if (standby_despairs(&s->standby) || !signals_open(s))
+	if (standby_despairs(&s->standby))
 		return false;
+	signals_open(s); /* the descriptor is there, whatever comes of that */
 	standby_want(&s->standby);
 	file_inherit(s->ledger->lock, s->opt.object);
 	pidfile_inherit(&s->pidfile);

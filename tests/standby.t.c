@@ -7,6 +7,7 @@
  */
 #define _GNU_SOURCE
 #include "server/ledger.h"
+#include "tests/lib/faults.h"
 #include "tests/lib/mesh.h"
 #include "tests/lib/node.h"
 #include "tests/lib/supervisor.h"
@@ -736,6 +737,69 @@ static void a_restart_in_place(void **state)
 	all_end();
 }
 
+/* The server dies, and its standby goes on, while one of its calls fails; only from there to its
+ * first look at who waits do calls count. */
+static void fault_run(const struct fault *fault, struct calls *calls)
+{
+	struct strace strace;
+	char log[128];
+	pid_t standby;
+
+	server_up(TWO);
+	somebody_joins(two);
+	somebody_joins(two);
+	standby = standby_wait(0);
+	snprintf(log, sizeof(log), "%s/strace", server.folder);
+	assert_true(strace_attach(&strace, standby, log, fault));
+	server_kill();
+	server.pid = standby; /* its pidfile may be what fails */
+	somebody_connects(two);
+	everybody_agrees();
+	strace_detach(&strace);
+	assert_true(calls_read(calls, log));
+	for (size_t i = 0; i < calls->n; i++)
+		if (!strcmp(calls->list[i].name, "pselect6"))
+			calls->n = i;
+	clients_free(clients, count);
+	count = 0;
+	server_rests();
+	assert_int_equal(server_stop(&server), 0);
+	assert_int_equal(access(server.socket, F_OK), -1);
+	assert_true(server_gone());
+	all_forget();
+}
+
+/* Each call of the way from one to the other fails once: nobody notices even so. */
+static void each_call_fails(void **state)
+{
+	struct calls way, calls;
+	size_t faults = 0, times;
+
+	(void)state;
+	if (!strace_works())
+		skip_because("needs strace");
+	fault_run(NULL, &way);
+	for (size_t i = 0; i < way.n; i++) {
+		const struct call *c = &way.list[i];
+		const char *errors = calls_first(&way, c) ? fault_errors(c->name) : NULL;
+		char error[32];
+
+		assert_that(!c->own || fault_errors(c->name),
+			    "%s: lib/faults.c does not say how it can fail", c->text);
+		for (int e = 0; errors && e < 2 && *word_next(&errors, error, sizeof(error)); e++) {
+			const struct fault fault = {c->name, error, c->nth, false, false};
+
+			fault_run(&fault, &calls);
+			assert_that(calls_injected(&calls, &times), "%s was not made", c->name);
+			calls_free(&calls);
+			faults++;
+		}
+	}
+	calls_free(&way);
+	printf("# %zu faults\n", faults);
+	assert_true(faults >= 10);
+}
+
 /* In the foreground, and under a supervisor, there is none. */
 static void who_has_none(void **state)
 {
@@ -789,7 +853,7 @@ int main(void)
 		standby_test(both_are_killed),      standby_test(no_descriptor_is_left),
 		standby_test(the_program_on_disk),  standby_test(crash_loop),
 		standby_test(the_standby_itself),   standby_test(a_restart_in_place),
-		standby_test(who_has_none),
+		standby_test(who_has_none),         standby_test(each_call_fails),
 	};
 
 	if (!realpath(server_path ? server_path : "./tm_ivshmem_server", tested) ||
