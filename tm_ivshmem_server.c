@@ -16,9 +16,9 @@
  * So nobody waits for anybody, and one that does not read costs what any other costs.
  *
  * All that must outlive the process stands in the ledger, a memfd: upon SIGHUP the process executes
- * the program that is now on disk, which maps the ledger and goes on. Under a supervisor such as
- * systemd, which keeps descriptors for us, a new process can do that as well, however the old one
- * has ended.
+ * the program that is now on disk, which maps the ledger and goes on. However the process ends,
+ * another can do that as well: under a supervisor such as systemd, which keeps descriptors for us,
+ * a new one; else, in the background, a standby, which shares the table of descriptors.
  *
  * select looks at all its descriptors each time, so it has one that stands for the ends of all
  * peers, and else only those of peers whose sockets are full. Sockets must lie below FD_SETSIZE for
@@ -44,6 +44,7 @@
 #include "server/passed.h"
 #include "server/restart.h"
 #include "server/server.h"
+#include "server/standby.h"
 #include "server/store.h"
 #include "server/supervisor.h"
 #include "server/takeover.h"
@@ -97,7 +98,9 @@ static void children_reap(struct server *s)
 			trial_kill(&s->restart);
 		if (TEMP_FAILURE_RETRY(waitpid(child.si_pid, &status, WNOHANG)) <= 0)
 			return;
-		if (child.si_pid == s->ledger->flusher)
+		if (child.si_pid == s->ledger->standby)
+			standby_ended(&s->standby, status);
+		else if (child.si_pid == s->ledger->flusher)
 			flush_ended(&s->store, status);
 		else if (tried)
 			trial_ended(&s->restart, status, !s->stop_at);
@@ -112,6 +115,7 @@ static bool signals_open(struct server *s)
 	static const int ours[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD};
 	struct ledger *l = s->ledger;
 	sigset_t set;
+	int fd;
 
 	sigemptyset(&set);
 	for (size_t i = 0; i < sizeof(ours) / sizeof(ours[0]); i++) {
@@ -119,8 +123,11 @@ static bool signals_open(struct server *s)
 		sigaddset(&set, ours[i]);
 	}
 	sigprocmask(SIG_BLOCK, &set, NULL);
-	l->signals = signalfd(l->signals, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	return l->signals >= 0 || fail("cannot create a signalfd");
+	fd = signalfd(l->signals, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (fd < 0)
+		return fail("cannot create a signalfd");
+	l->signals = fd;
+	return true;
 }
 
 /*
@@ -132,6 +139,7 @@ static void server_stop(struct server *s, const char *why)
 {
 	if (s->stop_at && !s->handover)
 		return;
+	standby_end(&s->standby);
 	s->handover = false;
 	s->leave_waiting = !s->ledger->socket_ino;
 	if (s->ledger->store < 0)
@@ -196,6 +204,49 @@ static bool server_stopped(const struct server *s)
 		       (now_ms() >= s->stop_at && now_ms() >= s->supervisor.took_ms + STORE_MS);
 	set_each (sock, &s->mesh.present)
 		if (now_ms() < s->stop_at && !peer_has_read(&s->mesh, sock))
+			return false;
+	return true;
+}
+
+/*
+ * Goes on in the place of the server that has died, whose standby this process was: all that was
+ * open is open. Then it tries the program on disk, as at HUP. Returns false if the server is to
+ * end.
+ */
+static bool server_succeed(struct server *s)
+{
+	fd_set waiting;
+
+	s->restart.trial = s->listener.looker = 0;
+	s->ledger->timers[TIMER_TRIAL] = 0;
+	flush_inherit(&s->store);
+	peers_restore(&s->mesh);
+	clients_find(&s->clients, &waiting);
+	descriptors_sweep(&s->restart, &waiting);
+	s->reserve.null = spare_open();
+	s->reserve.spare = spare_open();
+	if (standby_despairs(&s->standby))
+		return false;
+	signals_open(s); /* the descriptor is there, whatever comes of that */
+	standby_want(&s->standby);
+	file_inherit(s->ledger->lock, s->opt.object);
+	pidfile_inherit(&s->pidfile);
+	say("process %d died, and its standby goes on with %zu node%s, after %" PRId64 " ms",
+	    (int)s->standby.server, s->mesh.count, S(s->mesh.count), now_ms() - s->standby.died_ms);
+	set_each (sock, &waiting)
+		client_welcome(&s->clients, sock);
+	trial_start(&s->restart);
+	return true;
+}
+
+/*
+ * Starts a standby, where one is wanted; that goes on from here when the server has died. Returns
+ * false if the server is to end.
+ */
+static bool server_guard(struct server *s)
+{
+	while (standby_start(&s->standby))
+		if (!server_succeed(s))
 			return false;
 	return true;
 }
@@ -265,6 +316,8 @@ static void serve(struct server *s)
 	if (!s->ledger->kept[OWN_LEDGER])
 		supervisor_update(&s->supervisor, false);
 	for (;;) {
+		if (!server_guard(s))
+			return;
 		/* First: that somebody has gone may only show here. */
 		most = peers_send(&s->mesh, clients);
 		flush_start(&s->store);
@@ -473,6 +526,8 @@ static bool server_begin(struct server *s, const struct passed *in)
 
 	supervisor_socket(&s->supervisor);
 	unit_warn(&s->supervisor, &s->opt, in->listener < 0);
+	standby_allow(&s->standby, s->opt.daemonize && !supervised(&s->supervisor) &&
+					   !unit_started() /* systemd ends that, too */);
 	if (!group_find(&s->opt, &s->ledger->group) || !signals_open(s) || !background_begin(s) ||
 	    !(pidfile_claim(&s->pidfile) || pidfile_forgo(&s->pidfile)) ||
 	    !(in->fits ? store_inherit(&s->store) : store_open_anew(s, in)) || !nodes_fit(s) ||
@@ -488,6 +543,7 @@ static bool server_begin(struct server *s, const struct passed *in)
 	if (in->waiting >= 0)
 		client_welcome(&s->clients, descriptor_lower(in->waiting));
 	server_announce(s);
+	standby_want(&s->standby);
 	if (in->fits)
 		say("took over %zu node%s from a server that had ended, version " VERSION, count,
 		    S(count));
@@ -553,6 +609,9 @@ static bool server_resume(struct server *s, int ledger)
 	if (!s->ledger->socket_ino)
 		socket_name(&s->listener);
 	children_reap(s); /* the signal may be gone */
+	if (!log_in_background() || supervised(&s->supervisor))
+		standby_allow(&s->standby, false);
+	standby_want(&s->standby);
 	say("restarted in place, version " VERSION ", %zu node%s connected", s->mesh.count,
 	    S(s->mesh.count));
 	return true;
@@ -576,6 +635,7 @@ int main(int argc, char **argv)
 	size_t lost = 0;
 
 	name_begin();
+	standby_title(&s.standby, argv);
 	if (variable && sscanf(variable, "%15s %d %d %zu %" SCNd64, purpose, &ledger,
 			       &in_background, &lost, &s.supervisor.reloading_us) < 3)
 		variable = NULL;

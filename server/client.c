@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/select.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define REFUSED (-1) /* a version that makes every QEMU exit with an error */
@@ -119,6 +120,27 @@ bool clients_accept(struct clients *c, bool all)
 		break;
 	}
 	return any;
+}
+
+void clients_find(const struct clients *c, fd_set *found)
+{
+	struct sockaddr_un ours = {0}, theirs = {0};
+	socklen_t length = sizeof(ours);
+
+	FD_ZERO(found);
+	if (getsockname(c->ledger->listener, (struct sockaddr *)&ours, &length) < 0)
+		return;
+	for (int fd = STDERR_FILENO + 1; fd < FD_SETSIZE; fd++) {
+		socklen_t got = sizeof(theirs);
+
+		if (FD_ISSET(fd, &c->mesh->present) || fd == c->ledger->listener ||
+		    getsockname(fd, (struct sockaddr *)&theirs, &got) < 0 || got != length ||
+		    memcmp(&ours, &theirs, got) != 0)
+			continue;
+		got = sizeof(theirs);
+		if (getpeername(fd, (struct sockaddr *)&theirs, &got) == 0)
+			FD_SET(fd, found);
+	}
 }
 
 void clients_turn_away(const struct clients *c, int listener, const char *why)

@@ -18,6 +18,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/select.h>
 
 struct clients {
 	const struct options *opt;
@@ -50,6 +51,10 @@ void client_welcome(struct clients *c, int sock);
  * anybody was there.
  */
 bool clients_accept(struct clients *c, bool all);
+
+/* Whom a process that has died had accepted, and not made a peer of: the sockets with our address
+ * that are nobody's. They are still to be welcomed. */
+void clients_find(const struct clients *c, fd_set *found);
 
 /* Turns away who has connected to a listening socket that nobody will serve (hazard 3). */
 void clients_turn_away(const struct clients *c, int listener, const char *why);

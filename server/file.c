@@ -267,6 +267,16 @@ struct text file_holder(int fd, const char *held)
 	return who;
 }
 
+void file_inherit(int fd, const char *path)
+{
+	static const short kinds[] = {F_RDLCK,
+				      F_WRLCK}; /* what is held already is not taken anew */
+
+	for (size_t i = 0; fd >= 0 && i < 2; i++)
+		if (fcntl(fd, F_SETLK, &(struct flock){.l_type = kinds[i]}) < 0)
+			fail("cannot lock %s once more", path);
+}
+
 bool pidfile_claim(struct pidfile *p)
 {
 	const char *path = p->opt->pidfile;
@@ -327,6 +337,18 @@ bool pidfile_write(struct pidfile *p)
 	p->written = true;
 	return pidfile_put(p, pidfile_line().text, p->found) ||
 	       fail("cannot write pidfile %s", p->opt->pidfile);
+}
+
+void pidfile_inherit(struct pidfile *p)
+{
+	ssize_t n;
+
+	if (p->ledger->pidfile < 0)
+		return;
+	file_inherit(p->ledger->pidfile, p->opt->pidfile);
+	n = pread(p->ledger->pidfile, p->found, sizeof(p->found) - 1, 0);
+	p->found[n > 0 ? n : 0] = '\0';
+	pidfile_write(p);
 }
 
 void pidfile_remove(const struct pidfile *p, bool keep)

@@ -77,10 +77,19 @@ bool group_admit(const struct options *o, gid_t group, int fd, const char *path)
  */
 struct text file_holder(int fd, const char *held);
 
+/*
+ * Takes over the lock of a file from a process that has died and shared its descriptors, so that
+ * the kernel names us to those who ask for the holder; it has never been free. -1: no file.
+ */
+void file_inherit(int fd, const char *path);
+
 /* Opens and locks the pidfile; a file that holds anything but a number is left alone. */
 bool pidfile_claim(struct pidfile *p);
 
 bool pidfile_write(struct pidfile *p);
+
+/* Writes and locks the pidfile once more, where the process that did so has died. */
+void pidfile_inherit(struct pidfile *p);
 
 /* Removes the pidfile; one that a start that fails has found is left as it was. */
 void pidfile_remove(const struct pidfile *p, bool keep);

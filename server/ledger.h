@@ -70,17 +70,20 @@ struct departure {
 
 /* When to do what, on the clock of now_ms; 0: not at all. */
 enum timer {
-	TIMER_ACCEPT, /* accept again, after the kernel had no room */
-	TIMER_SEND,   /* send again to starved peers */
-	TIMER_SYNC,   /* flush the object, for -y */
-	TIMER_FLUSH,  /* flush it again, where that came to nothing */
-	TIMER_SOCKET, /* look again whether our socket stands there: always running */
-	TIMER_TRIAL,  /* give up a program that does not say whether it can take over */
-	TIMER_STORE,  /* tell the supervisor what it had no room for */
+	TIMER_ACCEPT,  /* accept again, after the kernel had no room */
+	TIMER_SEND,    /* send again to starved peers */
+	TIMER_SYNC,    /* flush the object, for -y */
+	TIMER_FLUSH,   /* flush it again, where that came to nothing */
+	TIMER_SOCKET,  /* look again whether our socket stands there: always running */
+	TIMER_TRIAL,   /* give up a program that does not say whether it can take over */
+	TIMER_STORE,   /* tell the supervisor what it had no room for */
+	TIMER_STANDBY, /* start a standby */
 	TIMERS,
 };
 
 #define SOCKET_NOWHERE UINT64_MAX
+
+#define DEATHS 5 /* of which the times are kept */
 
 /* What of our own a supervisor keeps for us, and what that is called there. */
 enum own { OWN_LEDGER, OWN_OBJECT, OWN_LOCK, OWN_LISTENER, OWNS };
@@ -131,11 +134,13 @@ struct ledger {
 	int32_t self;                    /* ledger: the descriptor of all this */
 	struct place before;             /* mesh: of the peer that is sent the batch */
 	struct mmsghdr batch[SCM_BATCH]; /* mesh: what is sent; msg_len says whether it has been */
+	int64_t deaths[DEATHS];          /* standby: when the server died, the last times */
+	int32_t standby; /* standby: that process; 0: none; -1: there is to be none */
 };
 
 _Static_assert(TIMERS <= 8 && sizeof(struct place) == 24 && sizeof(struct peer) == 56 &&
 		       offsetof(struct ledger, ring) == LEDGER_RING &&
-		       LEDGER_HEAD == LEDGER_RING + IDS * sizeof(struct departure) + 4152,
+		       LEDGER_HEAD == LEDGER_RING + IDS * sizeof(struct departure) + 4216,
 	       "another layout of the ledger wants another LEDGER_LAYOUT");
 
 /* Bytes from one peer to the next: whole cache lines. */

@@ -159,7 +159,7 @@ bool end_watch(const struct mesh *m, int sock)
 {
 	struct epoll_event end = {.events = EPOLLIN, .data.fd = sock};
 
-	return epoll_ctl(m->ledger->ends, EPOLL_CTL_ADD, sock, &end) == 0;
+	return epoll_ctl(m->ledger->ends, EPOLL_CTL_ADD, sock, &end) == 0 || errno == EEXIST;
 }
 
 /* Whether a peer has been sent its greeting, of which its own last vector is the end. */
@@ -314,6 +314,11 @@ void peers_restore(struct mesh *m)
 	struct ledger *l = m->ledger;
 	uint64_t last = departed_last(l);
 
+	m->count = 0;
+	FD_ZERO(&m->present);
+	FD_ZERO(&m->due);
+	FD_ZERO(&m->blocked);
+	FD_ZERO(&m->starved);
 	send_settle(l);
 	for (int sock = 0; sock < (int)l->slots; sock++) {
 		const struct peer *p = peer_at(m->ledger, sock);

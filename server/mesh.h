@@ -61,7 +61,8 @@ int id_pick(const struct mesh *m);
  */
 bool eventfds_open(struct peer *p, unsigned int vectors);
 
-/* Has select told when the peer with this socket has gone. Returns false with errno. */
+/* Has select told when the peer with this socket has gone, if it is not yet. Returns false with
+ * errno. */
 bool end_watch(const struct mesh *m, int sock);
 
 /*

@@ -6,6 +6,7 @@
 #include "server/ledger.h"
 #include "server/log.h"
 #include "server/options.h"
+#include "server/standby.h"
 #include "server/supervisor.h"
 
 #include <fcntl.h>
@@ -35,17 +36,27 @@ char *program_path(void)
 	return strdup(access(path, X_OK) == 0 ? path : self);
 }
 
+#define OWN_DESCRIPTORS 9
+
+/* What the server has open itself, but for what each process has for itself; -1: not this. Returns
+ * where the list ends. */
+static int *own_list(const struct ledger *l, int *list)
+{
+	const int own[OWN_DESCRIPTORS] = {l->self,     l->store, l->lock,    l->disk, l->pidfile,
+					  l->listener, l->watch, l->signals, l->ends};
+
+	return mempcpy(list, own, sizeof(own));
+}
+
 bool descriptors_keep(struct restart *r, bool keep)
 {
 	const struct ledger *l = r->ledger;
-	const int own[] = {l->self,     l->store, l->lock,    l->disk, l->pidfile,
-			   l->listener, l->watch, l->signals, l->ends};
-	int flags = keep ? 0 : FD_CLOEXEC;
+	int own[OWN_DESCRIPTORS], flags = keep ? 0 : FD_CLOEXEC;
 	bool open = true;
 
-	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
-		if (own[i] >= 0)
-			open = fcntl(own[i], F_SETFD, flags) == 0 && open;
+	for (const int *fd = own, *end = own_list(l, own); fd < end; fd++)
+		if (*fd >= 0)
+			open = fcntl(*fd, F_SETFD, flags) == 0 && open;
 	set_each (sock, &r->mesh->present) {
 		open = fcntl(sock, F_SETFD, flags) == 0 && open;
 		for (unsigned int v = 0; v < l->vectors; v++)
@@ -53,6 +64,37 @@ bool descriptors_keep(struct restart *r, bool keep)
 			       open;
 	}
 	return open;
+}
+
+static int number_compare(const void *a, const void *b)
+{
+	return *(const int *)a - *(const int *)b;
+}
+
+void descriptors_sweep(const struct restart *r, const fd_set *more)
+{
+	const struct ledger *l = r->ledger;
+	size_t most = OWN_DESCRIPTORS + FD_SETSIZE + r->mesh->count * (1 + l->vectors);
+	int *kept = malloc(most * sizeof(*kept)), *at, next = STDERR_FILENO + 1;
+
+	if (!kept)
+		return;
+	at = own_list(l, kept);
+	set_each (sock, more)
+		*at++ = sock;
+	set_each (sock, &r->mesh->present) {
+		*at++ = sock;
+		at = mempcpy(at, peer_at(l, sock)->eventfds, l->vectors * sizeof(*at));
+	}
+	qsort(kept, (size_t)(at - kept), sizeof(*kept), number_compare);
+	for (const int *fd = kept; fd < at; fd++) {
+		if (*fd > next)
+			close_range((unsigned int)next, (unsigned int)*fd - 1, 0);
+		if (*fd >= next)
+			next = *fd + 1;
+	}
+	close_range((unsigned int)next, UINT_MAX, 0);
+	free(kept);
 }
 
 /* Executes the program on disk with the ledger; returns only if that fails, having said so. */
@@ -105,9 +147,11 @@ void trial_ended(struct restart *r, int status, bool wanted)
 	}
 	if (!wanted)
 		return;
+	standby_end(r->standby); /* the table of descriptors becomes another */
 	if (descriptors_keep(r, true))
 		program_execute(r, "resume");
 	else
 		fail("cannot keep descriptors open, going on without a restart");
 	descriptors_keep(r, false);
+	standby_want(r->standby);
 }

@@ -12,15 +12,18 @@
 
 #include "server/ledger.h"
 #include "server/mesh.h"
+#include "server/standby.h"
 #include "server/supervisor.h"
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/select.h>
 
 struct restart {
 	struct ledger *ledger;
 	struct supervisor *supervisor;
 	struct mesh *mesh;
+	struct standby *standby;
 	char **argv;
 	const char *program; /* absolute path of what HUP executes */
 	int32_t trial;       /* the child that tries the program on disk; 0: none */
@@ -41,6 +44,10 @@ char *program_path(void);
 
 /* Lets everything that is served survive an exec, or not. Returns false if any is not open. */
 bool descriptors_keep(struct restart *r, bool keep);
+
+/* Closes all but what is served, these sockets, and stdin, stdout and stderr: the process that had
+ * the rest has died. */
+void descriptors_sweep(const struct restart *r, const fd_set *more);
 
 /* Kills the program that is being tried, if there is one, with all that it has started. */
 void trial_kill(struct restart *r);

@@ -16,6 +16,7 @@
 #include "server/mesh.h"
 #include "server/options.h"
 #include "server/restart.h"
+#include "server/standby.h"
 #include "server/store.h"
 #include "server/supervisor.h"
 
@@ -29,6 +30,7 @@ struct server {
 	struct supervisor supervisor;
 	struct mesh mesh;
 	struct clients clients;
+	struct standby standby;
 	struct restart restart;
 	int parent;         /* the pipe to a parent that waits until we are ready; else -1 */
 	int64_t stop_at;    /* when to end at the latest; 0: not ending */

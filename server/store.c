@@ -503,6 +503,12 @@ void flush_again(struct store *s)
 	timer_start(s->ledger, TIMER_FLUSH, FLUSH_RETRY_MS);
 }
 
+void flush_inherit(struct store *s)
+{
+	s->ledger->flush_due |= s->ledger->flusher != 0;
+	s->ledger->flusher = 0;
+}
+
 void flush_start(struct store *s)
 {
 	struct ledger *l = s->ledger;

@@ -55,6 +55,10 @@ bool store_inherit(struct store *s);
 /* Has the object flushed once more after a while, for it may not have been. */
 void flush_again(struct store *s);
 
+/* The process before has ended, and nobody hears of its child that flushed the object: it is to be
+ * flushed again. */
+void flush_inherit(struct store *s);
+
 /* Starts to flush the object to disk if that is due. While a child is at work, the next waits. */
 void flush_start(struct store *s);
 

@@ -528,11 +528,16 @@ static bool path_private(const char *path)
 	return private;
 }
 
-void unit_warn(const struct supervisor *v, const struct options *o, bool own_socket)
+bool unit_started(void)
 {
 	const char *process = getenv("SYSTEMD_EXEC_PID");
 
-	if (o->daemonize && supervised(v) && process && atoi(process) == (int)getpid())
+	return process && atoi(process) == (int)getpid();
+}
+
+void unit_warn(const struct supervisor *v, const struct options *o, bool own_socket)
+{
+	if (o->daemonize && supervised(v) && unit_started())
 		say("warning: a supervisor takes the end of this process, which goes to the "
 		    "background, for the end of the server: %s",
 		    as_qemu() ? "give -F" : "leave out -d");

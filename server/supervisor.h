@@ -126,6 +126,9 @@ void supervisor_explain(int status, void *supervisor);
  */
 bool parcel_open(const struct ledger *l, int parcel, int *sock, int32_t *eventfds);
 
+/* Whether systemd has executed this very process. */
+bool unit_started(void);
+
 /* Warns of what starts well in a unit of systemd and then serves nobody. */
 void unit_warn(const struct supervisor *v, const struct options *o, bool own_socket);
 

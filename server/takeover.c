@@ -326,8 +326,7 @@ static void ledger_adopt(struct server *s, const struct passed *in)
 	l->listener = in->own[OWN_LISTENER];
 	l->disk = l->pidfile = l->watch = l->signals = l->ends = -1;
 	l->object_name = text_hash(s->opt.object);
-	l->flush_due |= l->flusher != 0;
-	l->flusher = 0;
+	flush_inherit(&s->store);
 	for (enum own i = OWN_OBJECT; i < OWNS; i++) /* of itself the ledger knows that */
 		l->kept[i] = in->own[i] >= 0 && !(i == OWN_OBJECT && in->regained);
 	memset(l->timers, 0, sizeof(l->timers));

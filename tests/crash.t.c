@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The server ends between any two stores to its ledger, or any two messages that it sends, and a
- * new image takes over; or it is killed there, and a new process takes over from what a supervisor
- * has stored. Whoever was there must know exactly who lives, but for one that had just connected
- * and was nobody's peer yet.
+ * new image takes over; or it is killed there, and its standby goes on, or a new process from what
+ * a supervisor has stored. Whoever was there must know exactly who lives, but for one that had just
+ * connected and was nobody's peer yet: only a standby has him.
  *
  * The server is a build in which the process can end at these points (crash/point.h).
  */
@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #define CLIENTS 6
@@ -29,8 +30,40 @@ static struct client clients[CLIENTS];
 static bool here[CLIENTS];
 static size_t never_greeted;
 
-static struct supervisor *supervisor; /* NULL: the server is not killed, but executed anew */
-static bool killed;                   /* it was, in this history */
+/* Without either, the server is not killed, but executed anew. */
+static struct supervisor *supervisor;
+static bool background; /* there is a standby */
+static bool killed;     /* it was, in this history */
+static int idle;        /* descriptors that it has open without peers, in the background */
+
+/* The process whose number is in the pidfile. */
+static pid_t pidfile_process(void)
+{
+	char path[128], *text;
+	pid_t pid;
+
+	snprintf(path, sizeof(path), "%s/pid", server.folder);
+	text = file_text(path);
+	pid = text ? atoi(text) : 0;
+	free(text);
+	return pid;
+}
+
+/* The same as server_begin, in the background. */
+static void daemon_begin(void)
+{
+	int status;
+
+	do {
+		assert_true(server_spawn(
+			&server, SERVER_ARGS("-f", "memory", "-n", "3", "-d", "-i", "pid")));
+		status = server_wait(&server, PATIENCE);
+		assert_true(status == 0 || !killed);
+		killed = killed || status != 0;
+	} while (status != 0);
+	server.pid = pidfile_process(); /* whose parent this process has become */
+	idle = server_descriptors(&server);
+}
 
 /* Starts the server, with these options; one that is killed while it starts is started once more.
  */
@@ -38,6 +71,10 @@ static void server_begin(void)
 {
 	const char *const *args = SERVER_ARGS("-f", "memory", "-n", "3");
 
+	if (background) {
+		daemon_begin();
+		return;
+	}
 	server.supervisor = supervisor;
 	if (server_start(&server, args))
 		return;
@@ -50,8 +87,19 @@ static void server_begin(void)
 /* If the server has been killed, starts the next. Returns whether a new image serves. */
 static bool server_renewed(void)
 {
+	pid_t successor;
 	int status;
 
+	if (background) {
+		successor = pidfile_process();
+		if (successor && successor != server.pid) {
+			assert_int_equal(server_wait(&server, PATIENCE), -SIGKILL);
+			assert_false(killed);
+			server.pid = successor;
+			killed = true;
+		}
+		return killed;
+	}
 	if (!supervisor)
 		return server_logged(&server, "restarted in place");
 	if (!killed && waitpid(server.pid, &status, WNOHANG) == server.pid) {
@@ -112,7 +160,7 @@ static void clients_settle(void)
 			assert_that(!here[i] || clients[i].ended || !clients[i].error[0], "%s",
 				    clients[i].error);
 			if (here[i] && clients[i].messages == 0 && clock_ms() > silent &&
-			    !supervisor && renewed) {
+			    !supervisor && !background && renewed) {
 				client_go(i);
 				never_greeted++;
 			}
@@ -140,11 +188,13 @@ static void bells_check(void)
 			}
 }
 
-/* Whether all that is stored belongs to the server itself; looks after a server that was killed. */
-static bool store_settled(void)
+/* Whether nobody is there any more, for the server or its successor, and nobody's parcel. */
+static bool all_settled(void)
 {
 	server_renewed();
-	return supervisor_count(supervisor, "node-*") == 0;
+	if (background)
+		return server_descriptors(&server) == idle;
+	return !supervisor || supervisor_count(supervisor, "node-*") == 0;
 }
 
 /* Ends the server, which may die once more after it has been told to end. */
@@ -153,8 +203,8 @@ static void server_end(void)
 	int64_t deadline = deadline_in(PATIENCE);
 	int status = -1;
 
-	while (supervisor && !store_settled())
-		assert_that(deadline_ahead(deadline), "somebody stays stored who has left");
+	while (!all_settled())
+		assert_that(deadline_ahead(deadline), "somebody stays who has left");
 	do
 		server_signal(&server, SIGTERM);
 	while (waitpid(server.pid, &status, WNOHANG) == 0 && deadline_ahead(deadline));
@@ -172,13 +222,18 @@ static void server_end(void)
  * did. */
 static bool history_run(unsigned int at)
 {
-	char number[16];
+	char number[16], mark[PATH_MAX];
 	bool crashed;
 
 	never_greeted = 0;
 	killed = false;
 	snprintf(number, sizeof(number), "%u", at);
 	setenv("CRASH_AT", number, 1);
+	if (background) {
+		snprintf(mark, sizeof(mark), "%s/crashed-%u",
+			 getenv("TEST_DIR") ? getenv("TEST_DIR") : "/tmp", at);
+		setenv("CRASH_KILL", mark, 1);
+	}
 	server_begin();
 	unsetenv("CRASH_AT");
 	for (size_t i = 0; i < 3; i++) {
@@ -204,6 +259,8 @@ static bool history_run(unsigned int at)
 		if (here[i])
 			client_go(i);
 	server_end();
+	if (background)
+		unlink(mark);
 	return crashed;
 }
 
@@ -237,6 +294,19 @@ static void any_moment_may_be_the_death(void **state)
 	assert_true(histories_run(0) > 150);
 }
 
+static void any_moment_may_be_the_standbys(void **state)
+{
+	size_t ungreeted = 0;
+	unsigned int at = 1;
+
+	(void)state;
+	background = true;
+	for (; history_run(at); at++)
+		ungreeted += never_greeted;
+	printf("# %u points\n", at - 1);
+	assert_true(at > 150 && ungreeted == 0);
+}
+
 static int teardown(void **state)
 {
 	(void)state;
@@ -247,7 +317,9 @@ static int teardown(void **state)
 	server = (struct server){0};
 	supervisor_free(supervisor);
 	supervisor = NULL;
+	background = false;
 	unsetenv("CRASH_AT");
+	unsetenv("CRASH_KILL");
 	return 0;
 }
 
@@ -256,11 +328,15 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_teardown(any_moment_may_be_the_last, teardown),
 		cmocka_unit_test_teardown(any_moment_may_be_the_death, teardown),
+		cmocka_unit_test_teardown(any_moment_may_be_the_standbys, teardown),
 	};
 	const char *program = getenv("SOURCE_DIR");
 	char path[PATH_MAX];
 
 	snprintf(path, sizeof(path), "%s/build/tests/crash/server", program ? program : ".");
 	setenv("SERVER", path, 1);
+	/* Servers in the background become this process's children. */
+	if (prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)
+		return 1;
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -571,6 +571,85 @@ bytes_of() {
 	done
 }
 
+# --- the standby: what becomes of nodes is in standby.t.c
+
+standby_there() {
+	STANDBY=$(pgrep -f "^standby of [^ ]*, process $PID\$")
+}
+
+# Kills the server, and waits until its standby has come in its place.
+succession() {
+	kill -KILL "$PID"
+	PID=$STANDBY
+	PIDS+=("$PID")
+	eventually grep -qx "$PID" pid
+}
+
+@test "what the log says of the standby" {
+	local before
+	private_syslog
+	daemonize -f store
+	peer
+	eventually standby_there
+	kill -KILL "$STANDBY"
+	eventually grep -q "tm_ivshmem_server\[$PID\]: the standby, process $STANDBY, ended with signal 9: starting another in a second" \
+		"$WORK/syslog"
+	eventually standby_there
+	for _ in 1 2 3 4; do
+		before=$PID
+		succession
+		eventually grep -qE "tm_ivshmem_server\[$PID\]: process $before died, and its standby goes on with 1 node, after [0-9]+ ms$" \
+			"$WORK/syslog"
+		eventually standby_there
+	done
+	kill -KILL "$PID"
+	eventually grep -q "<27>.*tm_ivshmem_server\[$STANDBY\]: the server has died 5 times in 10 s and is given up" \
+		"$WORK/syslog"
+	eventually ended "$STANDBY"
+	missing "$SOCK" pid
+}
+
+@test "who names the server means its standby as well, and ps tells them apart" {
+	need_tool killall pgrep
+	local name
+	ln -s "$SERVER" "$WORK/ivshmem-server"
+	cp "$SERVER" "$WORK/tm_ivshmem_server"
+	for name in tm_ivshmem_server ivshmem-server; do
+		SERVER=$WORK/$name
+		if [ "$name" = ivshmem-server ]; then
+			try "$SERVER" -S "$SOCK" -p "$DIR/pid" -M "$SHM"
+			PID=$(cat pid)
+			PIDS+=("$PID")
+		else
+			daemonize -f store
+		fi
+		eventually standby_there
+		# Nothing is sent: who would be killed?
+		killall -0 -v "$name" >"$WORK/killall" 2>&1 || true
+		has "$WORK/killall" "($PID)" "($STANDBY)"
+		pgrep -x "${name:0:15}" >"$WORK/pgrep"
+		grep -qx "$PID" "$WORK/pgrep"
+		grep -qx "$STANDBY" "$WORK/pgrep"
+		is 'what ps says' "$(ps -o args= -p "$STANDBY")" "standby of $name, process $PID"
+		kill -KILL "$PID" "$STANDBY"
+		eventually ended "$PID"
+		eventually ended "$STANDBY"
+		rm -f pid
+	done
+}
+
+@test "where systemd waits for a process in the background, that one has no standby" {
+	WRAP=(sh -c 'SYSTEMD_EXEC_PID=$$ exec "$@"' sh)
+	daemonize -A
+	sleep 0.3
+	is 'its children' "$(pgrep -P "$PID")" ''
+	stop_daemon
+	WRAP=(env SYSTEMD_EXEC_PID=1)
+	daemonize -A
+	eventually standby_there
+	stop_daemon
+}
+
 # --- syslog
 
 @test "in the background it logs to syslog, with its name and pid" {

@@ -106,7 +106,7 @@ node_devices() { # NODE
 	node_define 05 node05.xml.file
 	node_refused node05 "Failed to connect to '$SOCK': No such file or directory"
 	daemon -s fam -m 32M
-	daemon_kill KILL
+	inside kill -KILL -- "-$(cat "$ROOT${SOCK%.sock}.pid")" # with its standby
 	node_refused node05 "Failed to connect to '$SOCK': Connection refused"
 	daemon -s fam -g root
 	node_refused node05 "Failed to connect to '$SOCK': Permission denied"

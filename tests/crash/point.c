@@ -2,7 +2,8 @@
 /*
  * Where the process of the server can end. $CRASH_AT says at which of these points, by number. The
  * next image finds the ledger as it is then, and all descriptors that were open. Under a supervisor
- * the process is killed instead, and the next one gets what has been stored.
+ * the process is killed instead, and the next one gets what has been stored; and so it is with
+ * $CRASH_KILL, for a standby to go on: that is the path of a file which says that it has happened.
  */
 #define _GNU_SOURCE
 #include "point.h"
@@ -42,15 +43,17 @@ static int crash_descriptors_keep(void)
 void crash_point(void)
 {
 	static long points;
-	const char *at = getenv("CRASH_AT");
+	const char *at = getenv("CRASH_AT"), *mark = getenv("CRASH_KILL");
 	char state[64], line[4096], *argv[64] = {line};
 	FILE *f;
 	size_t n;
 
 	atomic_signal_fence(memory_order_seq_cst);
-	if (!at || ++points != atol(at))
+	if (!at || (mark && access(mark, F_OK) == 0) || ++points != atol(at))
 		return;
-	if (getenv("NOTIFY_SOCKET"))
+	if (mark)
+		close(open(mark, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+	if (mark || getenv("NOTIFY_SOCKET"))
 		raise(SIGKILL);
 	unsetenv("CRASH_AT");
 	snprintf(state, sizeof(state), "resume %d 0", crash_descriptors_keep());

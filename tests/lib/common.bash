@@ -45,6 +45,8 @@ teardown() {
 		teardown_more
 	fi
 	for pid in "${PIDS[@]}"; do
+		# A standby first: else it would go on.
+		pkill -KILL -P "$pid" || true
 		kill -KILL "$pid" 2>/dev/null || true
 	done
 	wait 2>/dev/null

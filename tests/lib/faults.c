@@ -95,10 +95,10 @@ static const struct {
 	{"mremap", "ENOMEM"},
 	{"mprotect", "ENOMEM"},
 	/* These cannot fail in any way that a program can meet, or do not matter where they do. */
-	{"umask getpid gettid getuid geteuid getgid getegid exit_group", ""},
+	{"umask getpid getppid gettid getuid geteuid getgid getegid exit_group", ""},
 	{"rt_sigaction rt_sigprocmask rt_sigpending rt_sigreturn restart_syscall", ""},
 	{"set_robust_list clock_gettime getrandom futex sched_yield sysinfo uname", ""},
-	{"clock_nanosleep nanosleep", "EINTR"},
+	{"clock_nanosleep nanosleep rt_sigtimedwait", "EINTR"},
 	/* The sanitizers make these. */
 	{"madvise sigaltstack prctl getrlimit sched_getaffinity tgkill personality", ""},
 };

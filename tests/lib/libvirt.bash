@@ -72,7 +72,7 @@ libvirt_clean() {
 		inside virsh -q destroy "$node" >/dev/null 2>&1 || true
 		inside virsh -q undefine "$node"
 	done
-	[ ! -s "$ROOT${SOCK%.sock}.pid" ] || inside sh -c "kill -KILL $(cat "$ROOT${SOCK%.sock}.pid")" || true
+	[ ! -s "$ROOT${SOCK%.sock}.pid" ] || inside kill -KILL -- "-$(cat "$ROOT${SOCK%.sock}.pid")" || true
 	inside sh -c "rm -rf ${SOCK%/*} ${FILE%/*} /dev/shm/fam /var/log/libvirt/qemu/node*"
 }
 

@@ -235,6 +235,10 @@ static int entry_remove(const char *path, const struct stat *st, int type, struc
 
 void server_remove(struct server *s)
 {
+	pid_t group = s->pid > 0 ? getpgid(s->pid) : -1;
+
+	if (group > 0 && group != getpgrp())
+		kill(-group, SIGKILL); /* in the background, where it has a standby */
 	server_signal(s, SIGKILL);
 	server_wait(s, PATIENCE);
 	if (s->folder[0])
