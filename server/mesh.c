@@ -314,11 +314,7 @@ void peers_restore(struct mesh *m)
 	struct ledger *l = m->ledger;
 	uint64_t last = departed_last(l);
 
-	m->count = 0;
-	FD_ZERO(&m->present);
-	FD_ZERO(&m->due);
-	FD_ZERO(&m->blocked);
-	FD_ZERO(&m->starved);
+	*m = (struct mesh){.opt = m->opt, .ledger = l, .supervisor = m->supervisor};
 	send_settle(l);
 	for (int sock = 0; sock < (int)l->slots; sock++) {
 		const struct peer *p = peer_at(m->ledger, sock);
