@@ -627,6 +627,12 @@ static bool clients_agree(const struct world *w)
 	for (size_t i = 0; i < w->present; i++)
 		if (client_reads(w, i) && !client_knows(&w->clients[i], &others))
 			return false;
+	/* By who it is: so many may be those of a moment ago. */
+	for (size_t i = 0; i < w->present; i++)
+		for (size_t k = 0; k < w->present; k++)
+			if (i != k && client_reads(w, i) && client_reads(w, k) &&
+			    client_peer(&w->clients[i], w->clients[k].id)->vectors != vectors(w))
+				return false;
 	return true;
 }
 
