@@ -68,7 +68,7 @@ build() { # CODE [MAKE ARGUMENT...]
 	replace "$WORK/source/tm_ivshmem_server"
 	restart 99.0-rc1
 	restart 99.0-rc1
-	build 's/(define LEDGER_LAYOUT +)2/${1}3/' VERSION=99.0-rc2
+	build 's/(define LEDGER_LAYOUT +)3/${1}4/' VERSION=99.0-rc2
 	replace "$WORK/source/tm_ivshmem_server"
 	no_restart "no ledger of peers that this program can read" "cannot take over"
 	replace "$ORIGINAL"

@@ -484,13 +484,15 @@ static void life_ends(size_t i)
 }
 
 /* The connection of a client has ended: a process had taken it from the listener and nobody else
- * had it, so the kernel closed it. */
+ * had it, so the kernel closed it. Or the supervisor was so slow that it could not be stored. */
 static void life_is_cut(size_t i)
 {
 	const struct client *c = &clients[i];
+	char line[80];
 
-	assert_that(c->messages == 0, "client %d was cut off after %zu messages: %s", c->id,
-		    c->messages, c->error);
+	snprintf(line, sizeof(line), "ID %d left: it had not been stored when", c->id);
+	assert_that(c->messages == 0 || logged_times(0, line) > 0,
+		    "client %d was cut off after %zu messages: %s", c->id, c->messages, c->error);
 	never_greeted++;
 	life_ends(i);
 }
@@ -609,7 +611,7 @@ static void any_moment_may_be_the_last(void **state)
 		assert_true(mortal_up(0));
 	}
 	lives_settle();
-	assert_int_equal(let_go(0, -1), 0);
+	assert_int_equal(let_go(0, -1), logged_times(0, "it had not been stored when"));
 	assert_in_range(never_greeted, 0, KILLS / 10);
 	all_end();
 }
