@@ -232,15 +232,14 @@ static void history_send(struct history *h, bool clients)
 {
 	struct mesh *mesh = &h->mesh;
 	fd_set writable = peers_waiting(mesh);
-	bool busy = clients, news = false, early = now_ms() < mesh->news_ms + NEWS_WAIT_MS;
+	bool busy = clients, news = false, early;
 	uint64_t oldest = UINT64_MAX, youngest = 0;
-	int64_t wait;
+	int64_t wait, since = mesh->news_ms;
 
-	early = early || mesh->news_ms == 0;
 	select(FD_SETSIZE, NULL, &writable, NULL, &(struct timeval){0});
 	peers_wake(mesh, &writable);
 	wait = peers_send(mesh, clients);
-	early = early && (mesh->news_ms == 0 || now_ms() < mesh->news_ms + NEWS_WAIT_MS);
+	early = since == 0 || now_ms() < since + NEWS_WAIT_MS;
 	for (struct member *m = h->members; m < h->members + PEERS; m++) {
 		bool greeted = m->sock >= 0 && member_greeted(h, m);
 		size_t unsent = member_unsent(m);
