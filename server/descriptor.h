@@ -74,10 +74,10 @@ static inline bool set_any(const fd_set *set)
 /* Those of a set that are not in another. */
 static inline fd_set set_without(const fd_set *set, const fd_set *other)
 {
-	fd_set out;
+	fd_set out = *set;
 
 	for (int word = 0; word < FD_SETSIZE / NFDBITS; word++)
-		out.fds_bits[word] = set->fds_bits[word] & ~other->fds_bits[word];
+		out.fds_bits[word] &= ~other->fds_bits[word];
 	return out;
 }
 

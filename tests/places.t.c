@@ -234,7 +234,7 @@ static void history_send(struct history *h, bool clients)
 	fd_set writable = peers_waiting(mesh);
 	bool busy = clients, news = false, early;
 	uint64_t oldest = UINT64_MAX, youngest = 0;
-	int64_t since = mesh->news_ms, wait;
+	int64_t wait, since = mesh->news_ms;
 
 	select(FD_SETSIZE, NULL, &writable, NULL, &(struct timeval){0});
 	peers_wake(mesh, &writable);

@@ -42,8 +42,9 @@ static const char help_text[] =
 	"Columns: CPU is the time that the server computed, for each message that clients got;\n"
 	"ratio is that to the CPU time of a plain sender, which sends the same messages from\n"
 	"prepared batches (sendmmsg of 64) to the same clients and does nothing else. A join\n"
-	"takes from the connect to the last own vector. Peak is VmHWM. Exit status: 1 where the\n"
-	"server lost a message.\n";
+	"takes from the connect to the last own vector; its ratio is that of the median to the\n"
+	"plain sender's, which sends each its greeting, in the order of connecting, and then the\n"
+	"news. Peak is VmHWM. Exit status: 1 where the server lost a message.\n";
 
 static const struct option long_options[] = {
 	{"seconds", required_argument, NULL, 's'},

@@ -14,7 +14,7 @@ static const char *const programs[BENCH_PROGRAMS] = {"kernel", "server", "peer"}
 static const char *const hows[] = {"at once", "one by one", "churn"};
 
 /* What the table shows of a run. */
-enum column { MESSAGES, LOST, WALL, CPU, RATIO, MEDIAN, P99, PEAK };
+enum column { MESSAGES, LOST, WALL, CPU, RATIO, MEDIAN, JOIN_RATIO, P99, PEAK };
 
 static double cpu_per_message(const struct bench_result *r)
 {
@@ -26,6 +26,7 @@ static double result_value(const struct bench_series *s, enum bench_who who, enu
 {
 	const struct bench_result *r = &s->results[who][round];
 	double kernel = cpu_per_message(&s->results[KERNEL][round]);
+	double join = s->results[KERNEL][round].median;
 
 	switch (column) {
 	case MESSAGES: return (double)r->messages;
@@ -34,6 +35,7 @@ static double result_value(const struct bench_series *s, enum bench_who who, enu
 	case CPU: return cpu_per_message(r);
 	case RATIO: return kernel > 0 ? cpu_per_message(r) / kernel : 0;
 	case MEDIAN: return r->median;
+	case JOIN_RATIO: return join > 0 ? r->median / join : 0;
 	case P99: return r->p99;
 	case PEAK: return (double)r->peak / 1024;
 	}
@@ -108,9 +110,10 @@ void report_head(const char *server, const char *peer)
 	if (peer)
 		printf("peer: %s\n", peer);
 	printf("\n"
-	       "                                            CPU per message     join, ms     peak\n"
-	       "case             program messages  lost  wall s    us ratio   +-  median   p99   "
-	       "MiB\n");
+	       "                                            CPU per message     join, ms           "
+	       "peak\n"
+	       "case             program messages  lost  wall s    us ratio   +-  median ratio   "
+	       "p99   MiB\n");
 }
 
 void report_case(const struct bench_series *s, bool peer)
@@ -126,11 +129,12 @@ void report_case(const struct bench_series *s, bool peer)
 		       programs[who], median(s, who, MESSAGES, NULL), median(s, who, LOST, NULL),
 		       median(s, who, WALL, NULL), median(s, who, CPU, NULL));
 		if (who == KERNEL)
-			printf("\n");
+			printf("            %7.1f       %5.0f\n", median(s, who, MEDIAN, NULL),
+			       median(s, who, P99, NULL));
 		else
-			printf(" %5.2f %4.2f %7.1f %5.0f %5.1f\n", ratio, spread,
-			       median(s, who, MEDIAN, NULL), median(s, who, P99, NULL),
-			       median(s, who, PEAK, NULL));
+			printf(" %5.2f %4.2f %7.1f %5.2f %5.0f %5.1f\n", ratio, spread,
+			       median(s, who, MEDIAN, NULL), median(s, who, JOIN_RATIO, NULL),
+			       median(s, who, P99, NULL), median(s, who, PEAK, NULL));
 	}
 }
 
@@ -146,7 +150,8 @@ void report_foot(const struct bench_series *s, size_t cases)
 	       most);
 }
 
-/* What gnuplot gets of one program: case, ratio, its text, and what was lost. */
+/* What gnuplot gets of one program: case, ratio, its text, what was lost, the join's ratio, its
+ * text. */
 static void chart_data(FILE *f, const struct bench_series *s, size_t cases, enum bench_who who)
 {
 	fprintf(f, "$%s << EOD\n", programs[who]);
@@ -154,25 +159,44 @@ static void chart_data(FILE *f, const struct bench_series *s, size_t cases, enum
 		const struct bench_case *c = &s[i].what;
 		double ratio = median(&s[i], who, RATIO, NULL);
 		double lost = median(&s[i], who, LOST, NULL);
+		double join = median(&s[i], who, JOIN_RATIO, NULL);
 
 		fprintf(f, "\"%ux%u\\n%s\" %.3f \"%.2f\" \"", c->peers, c->vectors, hows[c->how],
 			ratio, ratio);
 		if (lost > 0)
 			fprintf(f, "%.0f %% lost", lost < 1 ? 1 : lost);
-		fprintf(f, "\"\n");
+		fprintf(f, "\" %.3f \"%.2f\"\n", join, join);
 	}
 	fprintf(f, "EOD\n");
 }
 
-/* The bars of one program, and their texts, which belong so far beside the middle of each group. */
-static void chart_bars(FILE *f, enum bench_who who, const char *name, const char *colour,
-		       double beside)
+/*
+ * The bars of one program, from this column on, and their texts, which belong so far beside the
+ * middle of each group.
+ */
+static void chart_bars(FILE *f, enum bench_who who, int column, const char *name,
+		       const char *colour, double beside)
 {
 	fprintf(f,
-		", $%s using 2:xtic(1) title '%s' linecolor '%s'"
-		", $%s using ($0%+.3f):2:3 with labels offset 0,0.6 notitle"
+		", $%s using %d:xtic(1) title '%s' linecolor '%s'"
+		", $%s using ($0%+.3f):%d:%d with labels offset 0,0.6 notitle"
 		", $%s using ($0%+.3f):(0.05):4 with labels rotate left textcolor 'white' notitle",
-		programs[who], name, colour, programs[who], beside, programs[who], beside);
+		programs[who], column, name, colour, programs[who], beside, column, column + 1,
+		programs[who], beside);
+}
+
+/* One of the two parts of the chart. */
+static void chart_part(FILE *f, bool peer, int column, const char *title)
+{
+	fprintf(f,
+		"set title '%s, in units of what the kernel alone takes'\n"
+		"plot 1 with lines dashtype 2 linecolor 'black' title 'kernel alone'",
+		title);
+	/* A group of n bars, and a gap as wide as one. */
+	chart_bars(f, SERVER, column, "tm\\_ivshmem\\_server", "#4477aa", peer ? -1.0 / 6 : 0);
+	if (peer)
+		chart_bars(f, PEER, column, "peer", "#bb6633", 1.0 / 6);
+	fprintf(f, "\n");
 }
 
 void report_chart(const struct bench_series *s, size_t cases, bool peer, const char *path)
@@ -189,10 +213,8 @@ void report_chart(const struct bench_series *s, size_t cases, bool peer, const c
 	for (unsigned int who = SERVER; who < (peer ? BENCH_PROGRAMS : PEER); who++)
 		chart_data(f, s, cases, who);
 	fprintf(f,
-		"set terminal svg size 860,400 background 'white' font 'sans-serif,12'\n"
+		"set terminal svg size 860,760 background 'white' font 'sans-serif,12'\n"
 		"set output '%s'\n"
-		"set title 'CPU time for each message, in units of what it costs the kernel "
-		"alone'\n"
 		"set yrange [0:*]\n"
 		"set offsets 0,0,0.2,0\n"
 		"set style data histograms\n"
@@ -201,13 +223,10 @@ void report_chart(const struct bench_series *s, size_t cases, bool peer, const c
 		"set grid ytics\n"
 		"set bmargin 4\n"
 		"set key outside bottom center horizontal\n"
-		"plot 1 with lines dashtype 2 linecolor 'black' title 'kernel alone'",
+		"set multiplot layout 2,1\n",
 		path);
-	/* A group of n bars, and a gap as wide as one. */
-	chart_bars(f, SERVER, "tm\\_ivshmem\\_server", "#4477aa", peer ? -1.0 / 6 : 0);
-	if (peer)
-		chart_bars(f, PEER, "peer", "#bb6633", 1.0 / 6);
-	fprintf(f, "\n");
+	chart_part(f, peer, 2, "CPU time for each message");
+	chart_part(f, peer, 5, "Time of a join (median)");
 	if (pclose(f) == 0)
 		printf("chart: %s\n", path);
 }

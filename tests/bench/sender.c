@@ -2,7 +2,9 @@
 /*
  * The plain sender: it accepts connections and sends the messages of a case to them as cheaply as
  * the kernel lets anybody: prepared batches, sockets that block, nobody looked after. What it
- * spends in sendmmsg is what the kernel takes for these messages; accepting is not counted.
+ * spends in sendmmsg is what the kernel takes for these messages; accepting is not counted. It
+ * greets one after the other, in the order of connecting, and has news for others after that: so
+ * the time that a join takes is the kernel's as well.
  */
 #define _GNU_SOURCE
 #include "bench.h"
@@ -92,25 +94,39 @@ static void greeting_send(struct sender *s, size_t peer, size_t from, size_t to)
 	}
 }
 
-/* Sends all of them all, in turns of a batch each. */
-static void mesh_send(struct sender *s, size_t unused)
+/* Where a peer's greeting ends: behind its own vectors. */
+static size_t greeting_end(const struct sender *s, size_t peer)
+{
+	return GREETING + (peer + 1) * s->what->vectors;
+}
+
+static void greeting_whole_send(struct sender *s, size_t peer)
+{
+	greeting_send(s, peer, 0, greeting_end(s, peer));
+}
+
+/* Sends all who have been greeted what came after, in turns of a batch each. */
+static void news_send(struct sender *s, size_t unused)
 {
 	size_t end = GREETING + (size_t)s->what->peers * s->what->vectors;
 
 	(void)unused;
-	for (size_t from = 0; from < end; from += BATCH)
-		for (size_t i = 0; i < s->what->peers; i++)
+	for (size_t done = 0; done < end; done += BATCH)
+		for (size_t i = 0; i < s->what->peers; i++) {
+			size_t from = greeting_end(s, i) + done;
+
 			greeting_send(s, i, from, from + BATCH < end ? from + BATCH : end);
+		}
 }
 
-/* Sends a peer's vectors to all before it, and its greeting. */
+/* Sends a peer its greeting, and its vectors to all before it. */
 static void join_send(struct sender *s, size_t peer)
 {
 	size_t first = GREETING + peer * s->what->vectors;
 
+	greeting_whole_send(s, peer);
 	for (size_t i = 0; i < peer; i++)
 		greeting_send(s, i, first, first + s->what->vectors);
-	greeting_send(s, peer, 0, first + s->what->vectors);
 }
 
 /* Sends all before it word that a peer has left. */
@@ -180,13 +196,13 @@ void sender_run(const struct bench_case *c, int listener, double *spent)
 	sender_prepare(s);
 	for (size_t i = 0; i < c->peers; i++) {
 		peer_accept(s, i, listener);
-		if (c->how == IN_TURN)
-			send_measured(s, join_send, i);
-		else if (c->how == CHURN)
+		if (c->how == CHURN)
 			join_send(s, i);
+		else
+			send_measured(s, c->how == IN_TURN ? join_send : greeting_whole_send, i);
 	}
 	if (c->how == AT_ONCE)
-		send_measured(s, mesh_send, 0);
+		send_measured(s, news_send, 0);
 	for (int step = 0; c->how == CHURN && step < CHURN_STEPS; step++) {
 		peer_accept(s, c->peers, listener);
 		send_measured(s, join_send, c->peers);
