@@ -469,7 +469,9 @@ bool device_open(struct device *d, char *why)
 		return false;
 	flock(d->config, LOCK_EX);
 	done = device_enable(d, why) && device_map(d, why) && device_listen(d, why);
-	flock(d->config, LOCK_UN);
+	/* Whoever needs vfio for a moment has it until the end; the next one waits for that. */
+	if (d->listens || !d->vfio)
+		flock(d->config, LOCK_UN);
 	return done;
 }
 

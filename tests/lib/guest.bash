@@ -18,7 +18,7 @@ need_guests() {
 
 # What every guest has on its kernel's command line.
 guest_command_line() { # STEPS
-	echo "console=ttyS0 quiet panic=-1 fam=$1"
+	echo "console=ttyS0 quiet panic=-1 intel_iommu=on fam=$1"
 }
 
 # Starts a guest in the background; what it prints is in $WORK/NAME.console.
@@ -53,4 +53,47 @@ guest_ends() { # NAME
 	wait "${GUESTS[$1]}" || status=$?
 	is "status of the QEMU of guest $1: $(cat "$WORK/$1.qemu")" "$status" 0
 	guest_says "$1" "done"
+}
+
+# --- guests with a shell, where the client runs: tests/guest/shell is their init
+
+# Builds what they boot, once for each file of tests: the client as a file to copy, and node, a
+# program that the client runs, here as well as there ($NODE).
+need_client_guests() {
+	local base=${TEST_DIR:-$BATS_FILE_TMPDIR}/client-guest root src
+	need_tool qemu-system-x86_64 cpio busybox make
+	KERNEL=$SOURCE_DIR/.deps/vmlinuz
+	[ -s "$KERNEL" ] && [ -d "$SOURCE_DIR/.deps/modules" ] ||
+		skip "needs a kernel for guests, and its modules, which make deps brings"
+	file -L "$(command -v busybox)" 2>/dev/null | grep -q dynamically && skip "needs busybox-static"
+	declare -gA GUESTS=()
+	GUEST_BASE=$base/initrd
+	NODE=$base/root/bin/node
+	GUEST_CLIENT=$base/root/bin/ivshmem_client
+	[ ! -s "$GUEST_BASE" ] || return 0
+	root=$base/root
+	src=$base/src
+	mkdir -p "$root"/{bin,proc,sys,dev,modules} "$src/client"
+	cp "$SOURCE_DIR"/{Makefile,send_scm.[ch]} "$src"
+	cp "$SOURCE_DIR"/client/*.[ch] "$src/client"
+	make -s -C "$src" SANITIZE='' CFLAGS=-O2 LDFLAGS=-static client/ivshmem_client
+	cp "$src/client/ivshmem_client" "$root/bin"
+	# shellcheck disable=SC2086 # CC may have arguments
+	${CC:-cc} -std=gnu11 -O2 -Wall -Wextra -Wshadow -Werror -static -o "$NODE" "$SOURCE_DIR/tests/guest/node.c"
+	cp "$(command -v busybox)" "$root/bin/busybox"
+	cp "$SOURCE_DIR/.deps/modules"/* "$root/modules"
+	cp "$SOURCE_DIR/tests/guest/ring.sh" "$root"
+	cp "$SOURCE_DIR/tests/guest/shell" "$root/init"
+	chmod 755 "$root/init"
+	(cd "$root" && find . | cpio --quiet -o -H newc >"$GUEST_BASE")
+}
+
+# Starts a guest that does a shell script, in the background; see `guest`.
+client_guest() { # NAME SCRIPT QEMU'S-ARGUMENT...
+	local name=$1
+	mkdir -p "$WORK/$name"
+	echo "$2" >"$WORK/$name/script"
+	(cd "$WORK/$name" && echo script | cpio --quiet -o -H newc | cat "$GUEST_BASE" - >"$WORK/$name.initrd")
+	shift 2
+	INITRD=$WORK/$name.initrd guest "$name" "" "$@"
 }
