@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #define _GNU_SOURCE
 #include "client/device.h"
+#include "client/clock.h"
 #include "client/report.h"
 #include "client/vfio.h"
 
@@ -18,6 +19,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/timerfd.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define DEVICES     "/sys/bus/pci/devices"
@@ -26,10 +28,11 @@
 #define DOORBELL    3
 #define ENTRY_WORDS (PCI_MSIX_ENTRY_SIZE / 4)
 #define BAR_MSIX    1
+#define KEEPER_MS   300 /* that somebody may take to put the device back */
 
-/* The one that is switched on, to be put back by this process. */
-static struct device *opened;
-static pid_t opened_by;
+/* The child that puts the device back, and a pipe that ends when we do. */
+static pid_t keeper;
+static int keep;
 
 /*
  * Files of the device
@@ -188,7 +191,6 @@ static bool device_find(struct device *d, char *why)
 /* Finds the MSI-X capability, if it has one. Returns false with errno. */
 static bool msix_find(struct device *d)
 {
-	uint16_t control;
 	uint8_t at = PCI_CAPABILITY_LIST, capability[2];
 
 	if (pread(d->config, &at, 1, at) != 1)
@@ -198,10 +200,10 @@ static bool msix_find(struct device *d)
 			return false;
 		if (capability[0] != PCI_CAP_ID_MSIX)
 			continue;
-		if (pread(d->config, &control, 2, at + PCI_MSIX_FLAGS) != 2)
+		if (pread(d->config, &d->control, 2, at + PCI_MSIX_FLAGS) != 2)
 			return false;
 		d->msix = at;
-		d->vectors = (control & PCI_MSIX_FLAGS_QSIZE) + 1;
+		d->vectors = (d->control & PCI_MSIX_FLAGS_QSIZE) + 1;
 		return true;
 	}
 	return true;
@@ -254,17 +256,13 @@ static bool enable_set(const struct device *d, bool on)
 	return done;
 }
 
-/* Puts the device back, if it has been switched on. Called by exit as well as in a signal. */
-static void device_restore(void)
+/* Puts the device back. Only who listens has touched MSI-X. */
+static void device_restore(const struct device *d)
 {
-	const struct device *d = opened;
 	uint16_t command = 0;
 
-	if (!d || opened_by != getpid())
-		return;
-	opened = NULL;
 	flock(d->config, LOCK_EX);
-	if (d->table)
+	if (d->listens && d->msix)
 		control_set(d, d->control);
 	enable_set(d, false);
 	/* Who else has it switched on still reads its memory. */
@@ -274,24 +272,62 @@ static void device_restore(void)
 	flock(d->config, LOCK_UN);
 }
 
-static void signal_end(int number)
+/* Lets the keeper put the device back, and waits for that. */
+static void keeper_end(void)
 {
-	device_restore();
-	signal(number, SIG_DFL);
-	raise(number);
+	close(keep);
+	waitpid(keeper, NULL, 0);
 }
 
-/* Whatever ends the program from now on, device_restore is called. */
-static void device_keep(struct device *d)
+/*
+ * Whatever ends this process from now on, another one puts the device back: a child, which reads
+ * from a pipe until that ends.
+ */
+static bool keeper_start(const struct device *d, char *why)
 {
-	static const int signals[] = {SIGHUP, SIGINT, SIGQUIT, SIGPIPE, SIGTERM};
+	int ends[2];
+	sigset_t signals;
+	char none;
 
-	opened = d;
-	opened_by = getpid();
-	atexit(device_restore);
-	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
-		if (signal(signals[i], signal_end) == SIG_IGN)
-			signal(signals[i], SIG_IGN);
+	if (pipe2(ends, O_CLOEXEC) < 0 || (keeper = fork()) < 0)
+		return wrong(why, "no process to put %s back: %s", d->address, strerror(errno));
+	if (keeper == 0) {
+		sigfillset(&signals);
+		sigprocmask(SIG_BLOCK, &signals, NULL);
+		setsid(); /* what kills our group does not reach it */
+		close(ends[1]);
+		while (read(ends[0], &none, 1) < 0 && errno == EINTR)
+			;
+		device_restore(d);
+		_exit(EXIT_SUCCESS);
+	}
+	close(ends[0]);
+	keep = ends[1];
+	atexit(keeper_end);
+	return true;
+}
+
+/*
+ * Only one process may clear pending bits: it has a lock on a file, and so has its keeper. One
+ * whose client has just been killed is waited for.
+ */
+static bool listener_lock(const struct device *d, char *why)
+{
+	int fd;
+
+	if (!d->listens || d->vfio || d->vectors == 0)
+		return true;
+	fd = file_open(d, "resource1", O_RDWR);
+	if (fd < 0)
+		return file_wrong(d, "resource1", "open", why);
+	for (int i = 0; i < KEEPER_MS; i += 10) {
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+			return true;
+		polls_wait(NULL, 0, 10);
+	}
+	close(fd);
+	return wrong(why, "another process waits for rings of %s already: one at a time can",
+		     d->address);
 }
 
 /* Switches the device on, so that its registers and its memory can be mapped. */
@@ -304,8 +340,10 @@ static bool device_enable(struct device *d, char *why)
 		       vfio_open(d->address, why);
 	if (!enable_set(d, true))
 		return file_wrong(d, "enable", "write to", why);
-	device_keep(d);
-	return true;
+	if (keeper_start(d, why))
+		return true;
+	device_restore(d);
+	return false;
 }
 
 /* Maps registers and memory. */
@@ -325,6 +363,8 @@ static bool device_map(struct device *d, char *why)
 	d->memory = file_open(d, "resource2_wc", O_RDWR);
 	if (d->memory < 0)
 		d->memory = file_open(d, "resource2", O_RDWR);
+	if (d->memory < 0 && errno == ENOENT)
+		return wrong(why, "%s has no memory: its server offers none", d->address);
 	if (d->memory < 0 || fstat(d->memory, &st) < 0)
 		return file_wrong(d, "resource2", "open", why);
 	d->size = st.st_size;
@@ -380,8 +420,7 @@ static bool msix_map(struct device *d, char *why)
 	if (!bar)
 		return false;
 	if (pread(d->config, &table, 4, d->msix + PCI_MSIX_TABLE) != 4 ||
-	    pread(d->config, &pending, 4, d->msix + PCI_MSIX_PBA) != 4 ||
-	    pread(d->config, &d->control, 2, d->msix + PCI_MSIX_FLAGS) != 2)
+	    pread(d->config, &pending, 4, d->msix + PCI_MSIX_PBA) != 4)
 		return file_wrong(d, "config", "read", why);
 	if ((table & PCI_MSIX_TABLE_BIR) != BAR_MSIX || (pending & PCI_MSIX_PBA_BIR) != BAR_MSIX)
 		return wrong(why, "%s has its MSI-X table where QEMU's device has none",
@@ -391,20 +430,6 @@ static bool msix_map(struct device *d, char *why)
 	return true;
 }
 
-/* Only one process may clear pending bits; it holds a lock on a file until it ends. */
-static bool listener_lock(const struct device *d, char *why)
-{
-	int fd = file_open(d, "resource1", O_RDWR);
-
-	if (fd < 0)
-		return file_wrong(d, "resource1", "open", why);
-	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
-		return true;
-	close(fd);
-	return wrong(why, "another process waits for rings of %s already: one at a time can",
-		     d->address);
-}
-
 /* Lets rings set pending bits, and looks for them from now on. What came before is not told. */
 static bool look_start(struct device *d, char *why)
 {
@@ -412,7 +437,7 @@ static bool look_start(struct device *d, char *why)
 						   .tv_nsec = d->poll_ms % 1000 * 1000000L}};
 	uint16_t command;
 
-	if (!listener_lock(d, why) || !msix_map(d, why))
+	if (!msix_map(d, why))
 		return false;
 	for (int v = 0; v < d->vectors; v++)
 		vector_mask(d, v, false);
@@ -465,7 +490,8 @@ bool device_open(struct device *d, char *why)
 {
 	bool done;
 
-	if (!device_find(d, why) || !device_examine(d, why) || !bells_make(d, why))
+	if (!device_find(d, why) || !device_examine(d, why) || !bells_make(d, why) ||
+	    !listener_lock(d, why))
 		return false;
 	flock(d->config, LOCK_EX);
 	done = device_enable(d, why) && device_map(d, why) && device_listen(d, why);

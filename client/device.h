@@ -8,9 +8,9 @@
  * bit, and there it stays until device_look has seen it. To clear it the vector is unmasked for a
  * moment; then the device would send its message, but may not, since bus mastering is off.
  *
- * This room owns the registers, and what it has changed in the device: that is put back when the
- * program ends, by exit or by a signal that can be caught. Several processes may use one device,
- * but only one at a time listens.
+ * This room owns the registers, and what it has changed in the device: however the program ends, a
+ * child of it, the keeper, puts that back. Several processes may use one device, but only one at a
+ * time listens.
  */
 #ifndef CLIENT_DEVICE_H
 #define CLIENT_DEVICE_H
@@ -38,7 +38,7 @@ struct device {
 	bool vfio;                    /* the driver vfio-pci has it */
 	bool older;                   /* it is that of QEMU up to 2.5, revision 0 */
 	off_t msix;                   /* where its MSI-X capability is; 0: none */
-	uint16_t command, control;    /* as they were found: the PCI command, MSI-X's */
+	uint16_t command, control;    /* as found: the PCI command, MSI-X's */
 	volatile uint32_t *registers; /* BAR0 */
 	volatile uint32_t *table;     /* of MSI-X, in BAR1; NULL: not looked at */
 	volatile uint32_t *pending;   /* there, too */

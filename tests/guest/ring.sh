@@ -1,3 +1,4 @@
+#!/bin/sh
 # A node in the shell, the same on the host and in a guest: run sh ring.sh PEER. Each rings the other
 # when it is there, and again whenever it was rung, until that was so twenty times.
 rung=0

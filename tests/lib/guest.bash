@@ -63,13 +63,13 @@ need_client_guests() {
 	local base=${TEST_DIR:-$BATS_FILE_TMPDIR}/client-guest root src
 	need_tool qemu-system-x86_64 cpio busybox make
 	KERNEL=$SOURCE_DIR/.deps/vmlinuz
-	[ -s "$KERNEL" ] && [ -d "$SOURCE_DIR/.deps/modules" ] ||
+	if ! [ -s "$KERNEL" ] || ! [ -d "$SOURCE_DIR/.deps/modules" ]; then
 		skip "needs a kernel for guests, and its modules, which make deps brings"
-	file -L "$(command -v busybox)" 2>/dev/null | grep -q dynamically && skip "needs busybox-static"
+	fi
+	! ldd "$(command -v busybox)" >/dev/null 2>&1 || skip "needs busybox-static"
 	declare -gA GUESTS=()
 	GUEST_BASE=$base/initrd
 	NODE=$base/root/bin/node
-	GUEST_CLIENT=$base/root/bin/ivshmem_client
 	[ ! -s "$GUEST_BASE" ] || return 0
 	root=$base/root
 	src=$base/src
