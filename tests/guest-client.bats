@@ -107,3 +107,30 @@ programs() { # GUEST
 	guest_says interrupts "rings polled"
 	stop
 }
+
+@test "what the README says under 'In the guest' works as it stands" {
+	need_client_guests
+	cp -r "$SOURCE_DIR"/{Makefile,send_scm.[ch],tm_ivshmem_server.c,server,client} .
+	rm -f client/ivshmem_client
+	ln -s "$SOURCE_DIR/.deps" .deps
+	awk '/^## / { here = $0 == "## In the guest" }
+		here && /^```$/ { block = 0 }
+		here && block { print }
+		here && /^```sh$/ { block = 1 }' "$SOURCE_DIR/README.md" >"$WORK/commands"
+	[ "$(grep -c . "$WORK/commands")" -gt 30 ]
+	try env -u MAKEFLAGS SANITIZE= bash -e "$WORK/commands"
+	is "status: $(cat "$WORK/err")" "$STATUS" 0
+	tr -d '\r' <"$WORK/out" >"$WORK/said"
+	has "$WORK/said" "node 0 hears: ring 1 1" "id 1" "memory 4194304" "rings polled"
+}
+
+@test "make demo: each of three nodes is there, writes, rings and is rung" {
+	need_client_guests
+	[ -x "$CLIENT" ]
+	try "$SOURCE_DIR/tests/demo"
+	is "status: $(cat "$WORK/err")" "$STATUS" 0
+	for node in 'the host (node 0)' '(node 1)' '(node 2)'; do
+		has "$WORK/out" "$node is there" "$node writes 'message" "$node rings node" "$node was rung, and reads 'message"
+	done
+	has "$WORK/out" "the host (node 0) was rung, and reads 'message 9"
+}
