@@ -6,6 +6,8 @@
  *                     writes a number to the memory, rings, and waits until the peer has written
  *                     the same, and has rung back
  *   answer            does the peer's part, until the other has asked for the last time
+ *   tell WORD         writes a word to another place in the memory
+ *   show              says that word
  *
  * A ring that gets lost ends the asker with an error. What it says starts with "fam: ".
  */
@@ -29,6 +31,8 @@
 #include <time.h>
 
 #define PATIENCE_US 30000000
+#define WORD_AT     0x20000 /* behind all slots */
+#define WORD_SIZE   32
 
 /* One for each vector, at the start of the memory. */
 struct slot {
@@ -157,6 +161,25 @@ static void answer(void)
 	printf("fam: answered %lu times\n", total);
 }
 
+static void tell(const char *word)
+{
+	volatile char *to = (volatile char *)slots + WORD_AT;
+
+	for (size_t i = 0; i < WORD_SIZE; i++)
+		to[i] = i < strlen(word) ? word[i] : '\0';
+	printf("fam: told %s\n", word);
+}
+
+static void show(void)
+{
+	volatile char *from = (volatile char *)slots + WORD_AT;
+	char word[WORD_SIZE];
+
+	for (size_t i = 0; i < WORD_SIZE; i++)
+		word[i] = from[i];
+	printf("fam: shown %.*s\n", WORD_SIZE, word);
+}
+
 int main(int argc, char **argv)
 {
 	node_open();
@@ -164,7 +187,11 @@ int main(int argc, char **argv)
 		ask(strtoul(argv[2], NULL, 10), strtoul(argv[3], NULL, 10));
 	else if (argc == 2 && !strcmp(argv[1], "answer"))
 		answer();
+	else if (argc == 3 && !strcmp(argv[1], "tell"))
+		tell(argv[2]);
+	else if (argc == 2 && !strcmp(argv[1], "show"))
+		show();
 	else
-		errx(2, "usage: node ask PEER ROUNDS | answer");
+		errx(2, "usage: node ask PEER ROUNDS | answer | tell WORD | show");
 	return 0;
 }

@@ -88,12 +88,18 @@ need_client_guests() {
 	(cd "$root" && find . | cpio --quiet -o -H newc >"$GUEST_BASE")
 }
 
+# Makes $INITRD of a guest that does a shell script.
+client_initrd() { # NAME SCRIPT
+	INITRD=$WORK/$1.initrd
+	mkdir -p "$WORK/$1"
+	echo "$2" >"$WORK/$1/script"
+	(cd "$WORK/$1" && echo script | cpio --quiet -o -H newc | cat "$GUEST_BASE" - >"$INITRD")
+}
+
 # Starts a guest that does a shell script, in the background; see `guest`.
 client_guest() { # NAME SCRIPT QEMU'S-ARGUMENT...
 	local name=$1
-	mkdir -p "$WORK/$name"
-	echo "$2" >"$WORK/$name/script"
-	(cd "$WORK/$name" && echo script | cpio --quiet -o -H newc | cat "$GUEST_BASE" - >"$WORK/$name.initrd")
+	client_initrd "$1" "$2"
 	shift 2
-	INITRD=$WORK/$name.initrd guest "$name" "" "$@"
+	guest "$name" "" "$@"
 }
