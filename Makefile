@@ -2,6 +2,7 @@
 #
 #   make             the server, ./tm_ivshmem_server, and the client, client/ivshmem_client
 #   make run         build it and run it on its default: a shared memory object of 1M
+#   make demo        two tiny virtual machines and the host share memory, and ring each other
 #   make deps        install what the tests need (as root, on Debian)
 #   make check       run all tests; REQUIRE_ALL=1: a test that is skipped has failed
 #   make faults      let every system call fail in every likely way, and print what came of it
@@ -90,6 +91,9 @@ build/flags: FORCE
 run: tm_ivshmem_server
 	./tm_ivshmem_server
 
+demo: $(PROGRAMS)
+	@tests/demo
+
 deps:
 	tests/deps
 
@@ -155,7 +159,7 @@ clean:
 	rm -rf build $(PROGRAMS)
 
 FORCE:
-.PHONY: all run deps check faults soak lint coverage releases bench install \
+.PHONY: all run demo deps check faults soak lint coverage releases bench install \
 	install-ivshmem-server uninstall dist clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:

@@ -6,11 +6,14 @@
  * table of the mesh (mesh): for each ID the eventfds that ring that peer's doorbells, its own among
  * them, on which it waits. A command is then done with that table: list, ring, wait and watch,
  * which are here; a dialog in the words of QEMU's ivshmem-client (dialog); or run, which makes
- * another program a peer (run). What comes in as text, for these two, is read by lines; report says
- * what is wrong, and clock waits.
+ * another program a peer (run). In a virtual machine all is the same, but the table has only the
+ * client itself, and the ivshmem device is in place of the stream (device; vfio has its
+ * interrupts). What comes in as text, for these two, is read by lines; report says what is wrong,
+ * and clock waits.
  */
 #define _GNU_SOURCE
 #include "client/clock.h"
+#include "client/device.h"
 #include "client/dialog.h"
 #include "client/lines.h"
 #include "client/mesh.h"
@@ -38,10 +41,12 @@
 #define DEFAULT_SOCKET "/tmp/ivshmem_socket"
 #define PATH_LENGTH    (sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1)
 #define SECONDS_MAX    (INT_MAX / 1000)
+#define POLL_MAX       1000 /* ms */
 
 static const char help_text[] =
 	"Usage: ivshmem_client [OPTION]... [SOCKET] [COMMAND]\n"
 	"Connect to an ivshmem server as a node would. Others see it join, and leave at the end.\n"
+	"In a virtual machine, with -D, be the node that the machine is.\n"
 	"\n"
 	"  list                   show the own ID, the size of the memory in bytes, the own\n"
 	"                         vectors, and each peer with its vectors\n"
@@ -57,6 +62,11 @@ static const char help_text[] =
 	"  -S, --socket PATH      the server's socket (default " DEFAULT_SOCKET ")\n"
 	"  -n, --vectors N        the server gives N vectors to each node: checked, and nothing\n"
 	"                         needs to be waited for to be sure that the greeting is complete\n"
+	"  -D, --device[=ADDRESS]\n"
+	"                         in a virtual machine: its ivshmem device in place of a socket;\n"
+	"                         of several, that at the PCI address\n"
+	"      --poll MS          with -D and without vfio-pci, look every MS milliseconds who was\n"
+	"                         rung (1 to 1000, default 1)\n"
 	"  -v, --verbose          show every message of the server on standard error\n"
 	"  -V, --version          print the version and exit\n"
 	"  -h, --help             print this help and exit\n"
@@ -82,6 +92,8 @@ static int list(struct mesh *m, const struct request *r)
 	printf("id %d\nmemory %jd\nvectors %d\n", m->id, (intmax_t)m->size, mesh_own(m)->vectors);
 	for (int id = -1; (id = peer_next(m, id)) >= 0;)
 		printf("peer %d %d\n", id, m->peers[id].vectors);
+	if (m->device)
+		printf("rings %s\n", device_rings(m->device));
 	return 0;
 }
 
@@ -132,6 +144,9 @@ static int watch(struct mesh *m, const struct request *r)
 	enum news news;
 	int id;
 
+	if (m->device)
+		quit(1,
+		     "a virtual machine cannot know who joins and who leaves: watch on the host");
 	list(m, r);
 	news_skip(m); /* who is there has just been shown */
 	while ((left = deadline - clock_now()) > 0) {
@@ -229,10 +244,11 @@ static const struct command {
 	const char *name;
 	void (*parse)(char **args, struct request *r);
 	int (*run)(struct mesh *m, const struct request *r); /* returns the status to end with */
+	bool listens;                                        /* wants to be rung */
 } commands[] = {
-	{"list", list_parse, list},      {"ring", ring_parse, ring},
-	{"wait", wait_parse, wait_for},  {"watch", seconds_parse, watch},
-	{"run", run_parse, run_program},
+	{"list", list_parse, list, false},     {"ring", ring_parse, ring, false},
+	{"wait", wait_parse, wait_for, true},  {"watch", seconds_parse, watch, false},
+	{"run", run_parse, run_program, true},
 };
 
 static const struct command *command_find(const char *name)
@@ -263,15 +279,30 @@ __attribute__((noreturn)) static void print_and_exit(const char *text)
 	exit(EXIT_SUCCESS);
 }
 
+/* What goes with a device, and what with a socket. */
+static void device_check(const struct mesh *m, struct device *d)
+{
+	if (m->device && (m->path || m->given_vectors >= 0))
+		quit(2, "-D takes a device in place of a socket: leave out -S and -n");
+	if (!m->device && d->poll_ms)
+		quit(2, "--poll is for the device of a virtual machine: give -D as well");
+	if (!d->poll_ms)
+		d->poll_ms = 1;
+}
+
+enum { POLL = UCHAR_MAX + 1 }; /* options without a letter */
+
 /* Reads the options. Returns the arguments behind them. */
 static char **options_parse(struct mesh *m, int argc, char **argv)
 {
-	static const char short_options[] = "+:S:n:vVh";
+	static const char short_options[] = "+:S:n:D::vVh";
 	static const struct option options[] = {
 		{"socket", required_argument, NULL, 'S'}, {"vectors", required_argument, NULL, 'n'},
+		{"device", optional_argument, NULL, 'D'}, {"poll", required_argument, NULL, POLL},
 		{"verbose", no_argument, NULL, 'v'},      {"version", no_argument, NULL, 'V'},
 		{"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0},
 	};
+	static struct device device;
 	int letter;
 
 	m->given_vectors = -1;
@@ -280,6 +311,15 @@ static char **options_parse(struct mesh *m, int argc, char **argv)
 		case 'S': m->path = optarg; break;
 		case 'n':
 			m->given_vectors = number_parse("-n/--vectors", optarg, VECTORS_MAX);
+			break;
+		case 'D':
+			m->device = &device;
+			device.wanted = optarg;
+			break;
+		case POLL:
+			device.poll_ms = number_parse("--poll", optarg, POLL_MAX);
+			if (device.poll_ms == 0)
+				quit(2, "--poll '0': give milliseconds, 1 or more");
 			break;
 		case 'v': m->verbose = true; break;
 		case 'V': print_and_exit("ivshmem_client " VERSION "\n");
@@ -292,6 +332,7 @@ static char **options_parse(struct mesh *m, int argc, char **argv)
 			     argv[optind - 1]);
 		}
 	}
+	device_check(m, &device);
 	return argv + optind;
 }
 
@@ -304,7 +345,7 @@ static const struct command *arguments_parse(struct mesh *m, int argc, char **ar
 
 	args = options_parse(m, argc, argv);
 	*request = (struct request){.patience = FOREVER};
-	if (!m->path && args[0] && !command_find(args[0])) {
+	if (!m->path && !m->device && args[0] && !command_find(args[0])) {
 		if (!path_meant(args[0]))
 			command_unknown(args[0], ", and no socket of that name is here");
 		m->path = *args++;
@@ -313,9 +354,11 @@ static const struct command *arguments_parse(struct mesh *m, int argc, char **ar
 		m->path = DEFAULT_SOCKET;
 	if (!*m->path || strlen(m->path) > PATH_LENGTH)
 		quit(2, "socket '%.40s': give a path of 1 to %zu characters", m->path, PATH_LENGTH);
+	command = args[0] ? command_find(args[0]) : NULL;
+	if (m->device)
+		m->device->listens = !command || command->listens;
 	if (!args[0])
 		return NULL;
-	command = command_find(args[0]);
 	if (!command)
 		command_unknown(args[0], "");
 	command->parse(args + 1, request);

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "client/mesh.h"
 #include "client/clock.h"
+#include "client/device.h"
 #include "send_scm.h"
 
 #include <errno.h>
@@ -100,6 +101,10 @@ bool mesh_ring(const struct mesh *m, int id, int vector, char *why)
 {
 	const struct peer *p;
 
+	if (m->device)
+		return id == ALL ? wrong(why, "a virtual machine cannot know who is there: ring "
+					      "them one by one, ID VECTOR or ID all")
+				 : device_ring(m->device, id, vector, why);
 	if (id == ALL) {
 		for (int peer = -1; (peer = peer_next(m, peer)) >= 0;)
 			peer_ring(&m->peers[peer], ALL);
@@ -179,7 +184,9 @@ static const char *connect_remedy(int error)
 {
 	switch (error) {
 	case ENOENT:
-	case ECONNREFUSED: return ": start the server first, or give its socket with -S";
+	case ECONNREFUSED:
+		return device_exists() ? ": -D takes the ivshmem device of this machine"
+				       : ": start the server first, or give its socket with -S";
 	case EACCES:
 		return ": your user must be in the group of the socket, and may enter its folder";
 	case EAGAIN: return ": the server takes nobody in; it is stopped, or hangs";
@@ -357,6 +364,10 @@ bool message_read(struct mesh *m)
 
 	if (m->sock < 0)
 		return false;
+	if (m->device) {
+		device_look(m->device);
+		return false;
+	}
 	n = scm_recv(m->sock, &value, &fd);
 	if (n < 0 && errno == EAGAIN)
 		return false;
@@ -437,8 +448,26 @@ static bool greeting_read(struct mesh *m, int64_t patience)
 	return true;
 }
 
+/* Takes what the device has, which is all there at once. Returns false with m->error. */
+static bool device_join(struct mesh *m)
+{
+	struct device *d = m->device;
+
+	if (!device_open(d, m->error))
+		return false;
+	m->sock = d->timer;
+	m->id = d->id;
+	m->ids = d->id + 1;
+	m->memory = d->memory;
+	m->size = d->size;
+	m->peers[d->id] = (struct peer){.vectors = d->vectors, .fds = d->bells};
+	return true;
+}
+
 bool mesh_join(struct mesh *m, int64_t patience)
 {
+	if (m->device)
+		return device_join(m);
 	if (patience > QUIET_MS)
 		patience = QUIET_MS;
 	if (patience < LONE_MS)

@@ -2,7 +2,8 @@
 /*
  * The mesh, as the server's stream tells it: who is there, the doorbells of each, the memory. The
  * stream and its rules are those of ivshmem_protocol(7) and of QEMU's ivshmem-spec,
- * "Client-Server protocol".
+ * "Client-Server protocol". In a virtual machine it is what the device shows of it: only the client
+ * itself is known there, and there is no stream; sock is the device's timer.
  *
  * This room owns the connection and all descriptors that came over it, and nobody else closes them
  * or writes to a struct mesh, but to what the command line said before it is joined. Others read
@@ -19,6 +20,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+
+struct device;
 
 #define IDS         65536 /* an ID is less */
 #define VECTORS_MAX 2048  /* of a peer: what MSI-X has */
@@ -38,9 +41,10 @@ enum head { HEAD_FIRST, HEAD_SECOND, HEAD_MEMORY, HEAD_DONE };
 
 /* 1.5 MB: make it static. Zeros, but for what the command line said, until it is joined. */
 struct mesh {
-	const char *path;  /* of the server's socket; it fits into a sun_path */
-	int given_vectors; /* by -n; -1: not given */
-	bool verbose;      /* every message is reported */
+	const char *path;      /* of the server's socket; it fits into a sun_path */
+	struct device *device; /* in its place; NULL: none */
+	int given_vectors;     /* by -n; -1: not given */
+	bool verbose;          /* every message is reported */
 
 	int sock;             /* -1: the connection has ended */
 	bool gone;            /* then: since the server ended it, or is not there; else we did */

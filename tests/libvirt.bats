@@ -3,6 +3,8 @@
 # are, but for KVM, and for name, uuid, MAC address, disk and log of a second node. Disk and network are
 # where the domains say; on the disk is a guest that does what the test wants and powers off.
 
+# shellcheck disable=SC2016 # what guests do is text
+
 load lib/common
 load lib/guest
 load lib/libvirt
@@ -150,5 +152,108 @@ node_devices() { # NODE
 	is "status of virsh save" "$status" 1
 	[[ $output = *"Migration is disabled when using feature 'peer mode' in device 'ivshmem'"* ]] || no "$output"
 	inside virsh -q destroy node05
+	daemon_stop
+}
+
+# A domain as FAME's emulation_configure.bash makes them, with FAME_IVSHMSG: all devices of libvirt have
+# their slots, and behind them come, by QEMU's own arguments, memory that is FAME_FAM, and doorbells. These
+# need addr=, or QEMU, which makes them first, gives them the slots of others.
+fame_define() { # NUMBER
+	cat >"$WORK/node$1.xml" <<-END
+		<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+		  <name>node$1</name>
+		  <memory unit='MiB'>192</memory>
+		  <vcpu placement='static'>1</vcpu>
+		  <os><type arch='x86_64' machine='pc'>hvm</type><boot dev='hd'/></os>
+		  <features><acpi/><apic/></features>
+		  <on_reboot>destroy</on_reboot>
+		  <devices>
+		    <disk type='file' device='disk'>
+		      <driver name='qemu' type='qcow2'/>
+		      <source file='/var/lib/libvirt/images/node$1.qcow2'/>
+		      <target dev='vda' bus='virtio'/>
+		      <address type='pci' domain='0x0000' bus='0x00' slot='0x07' function='0x0'/>
+		    </disk>
+		    <controller type='usb' index='0' model='ich9-ehci1'>
+		      <address type='pci' domain='0x0000' bus='0x00' slot='0x06' function='0x7'/>
+		    </controller>
+		    <controller type='virtio-serial' index='0'>
+		      <address type='pci' domain='0x0000' bus='0x00' slot='0x05' function='0x0'/>
+		    </controller>
+		    <interface type='network'>
+		      <source network='default'/>
+		      <model type='virtio'/>
+		      <address type='pci' domain='0x0000' bus='0x00' slot='0x03' function='0x0'/>
+		    </interface>
+		    <serial type='pty'><log file='/var/log/libvirt/qemu/node$1-console.log' append='off'/></serial>
+		    <memballoon model='virtio'>
+		      <address type='pci' domain='0x0000' bus='0x00' slot='0x08' function='0x0'/>
+		    </memballoon>
+		  </devices>
+		  <qemu:commandline>
+		    <qemu:arg value='-object'/>
+		    <qemu:arg value='memory-backend-file,mem-path=$FILE,size=64M,id=FAM,share=on'/>
+		    <qemu:arg value='-device'/>
+		    <qemu:arg value='ivshmem-plain,memdev=FAM,addr=0x10'/>
+		    <qemu:arg value='-chardev'/>
+		    <qemu:arg value='socket,id=IVSHMSG,path=$SOCK'/>
+		    <qemu:arg value='-device'/>
+		    <qemu:arg value='ivshmem-doorbell,addr=0x11,chardev=IVSHMSG,vectors=16'/>
+		  </qemu:commandline>
+		</domain>
+	END
+	inside virsh -q define "$WORK/node$1.xml"
+}
+
+@test "domains as FAME's own scripts make them: a file, and doorbells with 16 vectors" {
+	local find='
+		for path in /sys/bus/pci/devices/*; do
+			[ "$(cat $path/vendor) $(cat $path/device)" = "0x1af4 0x1110" ] || continue
+			case $(ivshmem_client -D${path##*/} list) in
+			*"vectors 16"*) bell=${path##*/} ;;
+			*"vectors 0"*) plain=${path##*/} ;;
+			esac
+		done
+		[ "$bell" ] && [ "$plain" ]
+		ivshmem_client -D list 2>&1 | grep -q "has 2 ivshmem devices"
+	'
+	need_libvirt
+	need_client_guests
+	# The folder, the file and the socket are where FAME has them.
+	SOCK=/var/lib/fame/node_socket
+	FILE=/var/lib/fame/FAM
+	inside mkdir -p /var/lib/fame
+	inside "$SERVER" -d -f "$FILE" -m 64M -g libvirt-qemu -n 16 -p "$SOCK" -i "$SOCK.pid" 2>"$LOG"
+	is "the file" "$(inside stat -c '%A %G' "$FILE")" '-rw-rw---- libvirt-qemu'
+	is "the socket" "$(inside stat -c '%A %G' "$SOCK")" 'srw-rw---- libvirt-qemu'
+
+	client_initrd node05 "$find"'
+		ivshmem_client -D$bell run sh -c "
+			echo fam: node \$IVSHMEM_ID listens
+			read -r ready <&4
+			read -r event <&4
+			echo fam: \$event
+			exec node show"
+		ivshmem_client -D$plain run node show
+		ivshmem_client -D$bell run node tell back
+	'
+	node_disk node05 ''
+	client_initrd node06 "$find"'
+		ivshmem_client -D$plain run node tell there
+		ivshmem_client -D$bell ring 0 15
+	'
+	node_disk node06 ''
+	fame_define 05
+	fame_define 06
+	node_start node05
+	is "user of QEMU" "$(node_user node05)" libvirt-qemu
+	node_says node05 "node 0 listens"
+	node_start node06
+	node_says node06 "told there"
+	node_ends node06
+	node_ends node05
+	is "what node05 is told" "$(node_console node05 | grep -E '^fam: (ring|shown|told)')" \
+		$'fam: ring 15 1\nfam: shown there\nfam: shown there\nfam: told back'
+	is "what is in the file" "$(inside dd if="$FILE" bs=1 skip=$((0x20000)) count=4 status=none)" back
 	daemon_stop
 }

@@ -93,7 +93,8 @@ node_disk() { # NODE STEPS
 	printf 'DEFAULT linux\nLABEL linux\nLINUX vmlinuz\nINITRD initrd\nAPPEND %s\n' \
 		"$(guest_command_line "$2")" >"$WORK/syslinux.cfg"
 	mformat -i "$image" ::
-	mcopy -i "$image" "$KERNEL" "$INITRD" "$WORK/syslinux.cfg" ::
+	mcopy -i "$image" "$KERNEL" "$WORK/syslinux.cfg" ::
+	mcopy -i "$image" "$INITRD" ::initrd
 	syslinux --install "$image"
 	inside qemu-img convert -O qcow2 "$image" "/var/lib/libvirt/images/$1.qcow2"
 }
