@@ -130,11 +130,10 @@ install: $(PROGRAMS)
 	install -D -m 755 client/ivshmem_client $(DESTDIR)$(BINDIR)/ivshmem_client
 	install -D -m 644 client/ivshmem_client.1 $(DESTDIR)$(MANDIR)/man1/ivshmem_client.1
 	install -D -m 644 client/ivshmem_protocol.7 $(DESTDIR)$(MANDIR)/man7/ivshmem_protocol.7
-	mkdir -p $(DESTDIR)$(UNITDIR)
+	install -D -m 644 tm_ivshmem_server.socket $(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.socket
 	sed 's,@SBINDIR@,$(SBINDIR),g' tm_ivshmem_server.service \
 		>$(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.service
 	chmod 644 $(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.service
-	install -m 644 tm_ivshmem_server.socket $(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.socket
 
 # In bin, where the packages of QEMU's server have it, and so the PATH of those who type its name.
 QEMU_LINK = $(DESTDIR)$(BINDIR)/ivshmem-server
@@ -144,9 +143,9 @@ QEMU_LINK_IS_OURS = readlink $(QEMU_LINK) | grep -q 'tm_ivshmem_server$$'
 install-ivshmem-server: install
 	@{ [ ! -e $(QEMU_LINK) ] && [ ! -L $(QEMU_LINK) ]; } || $(QEMU_LINK_IS_OURS) || \
 		{ echo '$(QEMU_LINK) is another program: remove it first' >&2; exit 1; }
-	mkdir -p $(DESTDIR)$(BINDIR)
 	ln -sfr $(DESTDIR)$(SBINDIR)/tm_ivshmem_server $(QEMU_LINK)
 	echo '.so man8/tm_ivshmem_server.8' >$(QEMU_PAGE)
+	chmod 644 $(QEMU_PAGE)
 
 uninstall:
 	rm -f $(addprefix $(DESTDIR),$(INSTALLED))

@@ -112,19 +112,29 @@ static int socket_probe(const char *path)
 	return error;
 }
 
-/* Moves a stale socket out of the way, until it is known whether ours takes its place. */
+/*
+ * Moves a stale socket out of the way, until it is known whether ours takes its place: to a name
+ * that is free, or it is removed where there is none.
+ */
 static bool stale_set_aside(struct listener *n)
 {
 	const char *path = n->opt->socket;
-	int error;
+	int error = EEXIST;
 
-	if (asprintf(&n->stale, "%s.%d", path, (int)getpid()) < 0)
+	for (int i = 0; i < 10 && error == EEXIST; i++) {
+		if (asprintf(&n->stale, "%s.%d", path, (int)getpid() + i) < 0) {
+			n->stale = NULL;
+			break;
+		}
+		if (renameat2(AT_FDCWD, path, AT_FDCWD, n->stale, RENAME_NOREPLACE) == 0)
+			return true;
+		error = errno;
+		free(n->stale);
 		n->stale = NULL;
-	else if (rename(path, n->stale) == 0)
+	}
+	if ((error == EEXIST || error == EINVAL /* unknown to this file system */) &&
+	    unlink(path) == 0)
 		return true;
-	error = errno;
-	free(n->stale);
-	n->stale = NULL;
 	errno = error;
 	return path_fail("cannot replace the stale socket", path);
 }

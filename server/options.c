@@ -388,6 +388,20 @@ static void memoryless_check(const struct options *o, const char *file, const ch
 			      size);
 }
 
+/* Three things cannot have one path. */
+static void paths_check(const struct options *o)
+{
+	if (!o->anonymous && !strcmp(o->socket, o->object))
+		usage("%s " VALUE ": that is the backing store; give another path",
+		      option_name('p'), o->socket);
+	if (o->pidfile && !o->anonymous && !strcmp(o->pidfile, o->object))
+		usage("%s " VALUE ": that is the backing store; give another path",
+		      option_name('i'), o->pidfile);
+	if (o->pidfile && !strcmp(o->pidfile, o->socket))
+		usage("%s " VALUE ": that is the socket; give another path", option_name('i'),
+		      o->pidfile);
+}
+
 /* What holds for the options together, whatever their order; arguments as they were given. */
 static void options_check(const struct options *o, const char *file, const char *shm,
 			  const char *size)
@@ -409,9 +423,7 @@ static void options_check(const struct options *o, const char *file, const char 
 		memoryless_check(o, file, shm, size);
 	if (o->sized && o->size > 0 && !size_fits(o, o->size, &why))
 		usage("%s " VALUE ": %s", option_name('m'), size, why);
-	if (o->pidfile && !o->anonymous && !strcmp(o->pidfile, o->object))
-		usage("%s " VALUE ": that is the backing store; give another path",
-		      option_name('i'), o->pidfile);
+	paths_check(o);
 	if (o->sync && o->shm)
 		usage("%s '%u' needs %s: shared memory is never on disk", option_name('y'), o->sync,
 		      "-f/--file");
@@ -464,6 +476,14 @@ static void anonymous_parse(struct options *o, char **arg)
 	o->shm = o->anonymous = true;
 }
 
+/* Whether the command line is only to be looked at. */
+static bool check_asked(char **argv)
+{
+	while (*argv && strcmp(*argv, "--check") != 0)
+		argv++;
+	return *argv;
+}
+
 /* Takes our own options. */
 static void options_parse_own(struct options *o, int argc, char **argv)
 {
@@ -502,7 +522,7 @@ static void options_parse_own(struct options *o, int argc, char **argv)
 			break;
 		case OPTION_CHECK: o->check = true; break;
 		case 'V':
-			if (optind < argc)
+			if (optind < argc && !check_asked(argv))
 				print_and_exit(version_text);
 			o->version = true;
 			break;

@@ -24,6 +24,7 @@
 #include <sys/types.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 bool store_is(const struct ledger *l, int fd)
@@ -455,6 +456,24 @@ static void store_warn_options(const struct store *s)
 		    o->object, SIZE(size - blocks));
 }
 
+/*
+ * Takes both locks of the object again. The one lasts as long as somebody has the descriptor, such
+ * as a child that the server before has just made: that is waited for, half a second at most. The
+ * other has gone with the process.
+ */
+static void store_lock(const struct store *s)
+{
+	int fd = s->ledger->lock, tries = 50, done;
+
+	while ((done = flock(fd, LOCK_EX | LOCK_NB)) < 0 &&
+	       (errno == EWOULDBLOCK || errno == EINTR) && tries-- > 0)
+		nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+	if (done < 0)
+		fail("cannot lock %s", s->opt->object);
+	if (fcntl(fd, F_SETLK, &(struct flock){.l_type = F_WRLCK}) < 0)
+		fail("cannot lock %s", s->opt->object);
+}
+
 bool store_inherit(struct store *s)
 {
 	const struct options *o = s->opt;
@@ -467,10 +486,7 @@ bool store_inherit(struct store *s)
 	if (!o->anonymous) {
 		if (l->lock < 0 && (l->lock = store_reopen(s)) < 0)
 			return false;
-		/* The one lasts as long as the descriptor, the other had gone with the process. */
-		if (flock(l->lock, LOCK_EX | LOCK_NB) < 0 ||
-		    fcntl(l->lock, F_SETLK, &(struct flock){.l_type = F_WRLCK}) < 0)
-			fail("cannot lock %s", o->object);
+		store_lock(s);
 	}
 	store_warn_gone(s);
 	store_warn_options(s);

@@ -328,6 +328,8 @@ checks() { # ARGUMENT...
 	checks -L -m 0 -f store
 	checks -A -t -m 4M
 	checks -f both -i both
+	checks -f both -p both
+	checks -i both -p both
 	checks -n 2049
 	checks -x
 	checks --frobnicate

@@ -495,7 +495,7 @@ held_at() { # CALL:HOW COMMAND...
 	chmod 604 sock
 	echo 4194303 >pid
 	for fault in bind:error=ENOSPC listen:error=EADDRINUSE chown:error=EIO chmod:error=EPERM \
-		pwrite64:error=ENOSPC:when=1 rename:error=EACCES; do
+		pwrite64:error=ENOSPC:when=1 renameat2:error=EACCES:when=1; do
 		WRAP=(strace -D -f -o /dev/null -e "trace=${fault%%:*}" "--inject=$fault")
 		refused -- -s "$SHM" -i pid -g "$(id -g)"
 	done
@@ -509,6 +509,14 @@ held_at() { # CALL:HOW COMMAND...
 	daemonize -s "$SHM"
 	is 'what is here' "$(ls)" $'pid\nsock'
 	stop_daemon
+	# What has the name to which it is moved first is somebody else's.
+	perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => "sock", Listen => 1)'
+	# shellcheck disable=SC2016 # for the inner shell
+	WRAP=(bash -c 'echo precious >"sock.$$"; exec "$@"' bash)
+	start -s "$SHM"
+	is 'what is here' "$(ls)" "sock"$'\n'"sock.$PID"
+	is 'what it says' "$(<"sock.$PID")" precious
+	stop
 }
 
 @test "two servers started at the same moment on one path: exactly one lives, and its socket works" {
@@ -549,7 +557,7 @@ held_at() { # CALL:HOW COMMAND...
 	local slow quick slow_log=$LOG
 	perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => "sock", Listen => 1)'
 	# The first has found that the socket is stale, and takes a while to remove it.
-	WRAP=(strace -D -o "$WORK/trace" -e trace=rename --inject=rename:delay_enter=300000:when=1)
+	WRAP=(strace -D -o "$WORK/trace" -e trace=renameat2 --inject=renameat2:delay_enter=300000:when=1)
 	launch -s "$SHM"
 	slow=$PID
 	eventually grep -qs rename "$WORK/trace"
@@ -726,7 +734,7 @@ newcomer_served() {
 
 @test "a look at the socket that hangs delays nobody, and holds nothing" {
 	need_strace
-	local looker
+	local looker first
 	start -f store
 	peer
 	strace -f -o "$WORK/trace" -P "$SOCK" -e trace=newfstatat,lstat \
@@ -736,9 +744,12 @@ newcomer_served() {
 	looker=$(pgrep -P "$PID")
 	PIDS+=("$looker")
 	is 'what it has open' "$(ls "/proc/$looker/fd")" ''
-	greeting "$SOCK" 5 >"$WORK/greeting"
-	is 'the greeting' "$(head -n 2 "$WORK/greeting")" $'0\n1'
-	eventually grep -qx 1 "$HEARD"
+	first=$HEARD
+	peer
+	is 'the greeting' "$(head -n 2 "$HEARD")" $'0\n1'
+	eventually grep -q '^1 fd' "$first"
+	kill "$PEER_PID"
+	eventually grep -qx 1 "$first"
 	kill "$looker" "${PIDS[-2]}" 2>/dev/null || true
 	kill -KILL "$looker" "${PIDS[-2]}" 2>/dev/null || true
 	stop
