@@ -734,12 +734,13 @@ newcomer_served() {
 
 @test "a look at the socket that hangs delays nobody, and holds nothing" {
 	need_strace
-	local looker first
+	local looker first tracer
 	start -f store
 	peer
 	strace -f -o "$WORK/trace" -P "$SOCK" -e trace=newfstatat,lstat \
 		--inject=newfstatat,lstat:delay_enter=600000000 -p "$PID" 2>/dev/null 3>&- &
-	PIDS+=($!)
+	tracer=$!
+	PIDS+=("$tracer")
 	eventually grep -qs stat "$WORK/trace"
 	looker=$(pgrep -P "$PID")
 	PIDS+=("$looker")
@@ -750,8 +751,8 @@ newcomer_served() {
 	eventually grep -q '^1 fd' "$first"
 	kill "$PEER_PID"
 	eventually grep -qx 1 "$first"
-	kill "$looker" "${PIDS[-2]}" 2>/dev/null || true
-	kill -KILL "$looker" "${PIDS[-2]}" 2>/dev/null || true
+	kill "$looker" "$tracer" 2>/dev/null || true
+	kill -KILL "$looker" "$tracer" 2>/dev/null || true
 	stop
 }
 
