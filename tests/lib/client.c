@@ -448,6 +448,19 @@ bool client_sees(const struct client *c, const void *id)
 	return p->state == PEER_HERE && p->vectors >= vectors_whole(c);
 }
 
+bool client_meets(const struct client *c, const void *crowd)
+{
+	const struct client_crowd *all = crowd;
+	size_t others = all->n - 1;
+
+	if (!client_knows(c, &others))
+		return false;
+	for (const struct client *other = all->list; other < all->list + all->n; other++)
+		if (other != c && (other->id < 0 || !client_sees(c, &other->id)))
+			return false;
+	return true;
+}
+
 bool client_misses(const struct client *c, const void *id)
 {
 	return client_peer(c, *(const int *)id)->state != PEER_HERE;

@@ -73,6 +73,12 @@ struct client {
 	off_t memory_size;
 };
 
+/* Clients that are all there is. */
+struct client_crowd {
+	const struct client *list;
+	size_t n;
+};
+
 /* What a client is driven towards: says whether it has got there. */
 typedef bool client_condition(const struct client *c, const void *argument);
 
@@ -113,6 +119,9 @@ bool client_greeted(const struct client *c, const void *unused);
 bool client_knows(const struct client *c, const void *others);
 /* The peer *(int *) is there, with all its vectors. */
 bool client_sees(const struct client *c, const void *id);
+/* The others of *(struct client_crowd *) are there, each with all its vectors, and nobody else: by
+ * who it is, since so many may be those of a moment ago. */
+bool client_meets(const struct client *c, const void *crowd);
 /* The peer *(int *) is not, or no longer, there. */
 bool client_misses(const struct client *c, const void *id);
 /* The server closed the connection. */

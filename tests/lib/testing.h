@@ -70,7 +70,8 @@ static inline void counted_run(void **state)
 		    clients_error(clients, n)->error)
 
 /* The same, until each knows all the others and nobody else. */
-#define assert_mesh(clients, n) assert_drive(clients, n, client_knows, &(size_t){(n)-1})
+#define assert_mesh(clients, n) \
+	assert_drive(clients, n, client_meets, (&(struct client_crowd){clients, n}))
 
 /*
  * Ends the server, whose clients have all gone: it must have given back every descriptor, have
