@@ -20,7 +20,7 @@
 # CC, CFLAGS, LDFLAGS, PREFIX and DESTDIR are yours. WERROR=1 makes warnings errors,
 # SANITIZE=address,undefined builds everything with sanitizers.
 
-VERSION = 1.2.0
+VERSION = 1.3.0
 
 PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin

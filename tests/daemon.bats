@@ -75,7 +75,7 @@ private_syslog() {
 	refused /dev/null -- -d -f /dev/null
 	refused "$DIR/missing/sock" 'No such file' -- --daemonize -f store -p missing/sock
 	refused "$DIR/missing/pid" 'No such file' -- -d -f store -i missing/pid
-	refused "$DIR/store" -- -d -f store -m 1 -p store
+	misuse "$DIR/store" -- -d -f store -m 1 -p store
 	head -c 4M /dev/zero >store
 	refused "$DIR/store" 4M 8M -- -d -f store -m 8M -i pid
 	refused "$DIR" -- -d -f store -t -m 1M -i pid -p .
@@ -513,7 +513,7 @@ bytes_of() {
 	# The socket cannot be it; neither can the object, by whatever name.
 	ln -s both linked
 	refused "$DIR/linked" -- -f linked -i both
-	SOCK=$DIR/both refused "$DIR/both" -- -f store -i both
+	SOCK=$DIR/both misuse "$DIR/both" -- -f store -i both
 	need_root
 	need_tool setpriv
 	cp "$SERVER" "$WORK/tm_ivshmem_server"
