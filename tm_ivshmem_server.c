@@ -4924,8 +4924,8 @@ static void ledger_adopt(struct server *s, const struct passed *in)
 }
 
 /*
- * Notes which file is that of the listening socket, where the ledger does not say it: the one at
- * its path, if nobody else listens there.
+ * Notes which file is that of the listening socket, and for whom, where the ledger does not say it:
+ * the one at its path, if nobody else listens there.
  */
 static void listener_identify(struct server *s)
 {
@@ -4938,6 +4938,7 @@ static void listener_identify(struct server *s)
 	    lstat(path, &file) == 0 && S_ISSOCK(file.st_mode)) {
 		l->socket_dev = file.st_dev;
 		l->socket_ino = file.st_ino;
+		l->group = file.st_mode & S_IWGRP ? file.st_gid : NOBODY;
 	}
 	free(path);
 }
