@@ -101,11 +101,11 @@ enum own { OWN_LEDGER, OWN_OBJECT, OWN_LOCK, OWN_LISTENER, OWNS };
  * writes all of it once.
  */
 struct ledger {
-	uint64_t magic;                  /* ledger: what this is, and of which layout */
-	uint32_t layout;                 /* ledger */
-	uint32_t peer_length;            /* ledger: bytes from one peer to the next */
-	uint32_t vectors, legacy;        /* ledger: of all nodes, from the options */
-	uint32_t group;                  /* program: who may connect; NOBODY: our own user only */
+	uint64_t magic;           /* ledger: what this is, and of which layout */
+	uint32_t layout;          /* ledger */
+	uint32_t peer_length;     /* ledger: bytes from one peer to the next */
+	uint32_t vectors, legacy; /* ledger: of all nodes, from the options */
+	uint32_t group; /* program, listener: who may connect; NOBODY: our own user only */
 	uint64_t object_dev, object_ino; /* store */
 	uint64_t size;                   /* store: of the object, in bytes */
 	int32_t store;                   /* store: the object, passed to every node */

@@ -390,6 +390,7 @@ void listener_identify(struct listener *n)
 	    lstat(path, &file) == 0 && S_ISSOCK(file.st_mode)) {
 		l->socket_dev = file.st_dev;
 		l->socket_ino = file.st_ino;
+		l->group = file.st_mode & S_IWGRP ? file.st_gid : NOBODY;
 	}
 	free(path);
 }

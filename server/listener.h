@@ -77,8 +77,8 @@ void look_ended(struct listener *n, int status);
 bool is_listener(int fd);
 
 /*
- * Notes which file is that of the listening socket, where the ledger does not say it: the one at
- * its path, if nobody else listens there.
+ * Notes which file is that of the listening socket, and for whom, where the ledger does not say it:
+ * the one at its path, if nobody else listens there.
  */
 void listener_identify(struct listener *n);
 

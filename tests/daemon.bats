@@ -196,6 +196,7 @@ while not os.path.exists(work + "/go"):
 if kind == "terminal" and server.poll() is None:
 	termios.tcflow(theirs, termios.TCOON)
 os.close(theirs)
+cut = b""
 with open(work + "/said", "wb", 0) as said:
 	while True:
 		try:
@@ -204,6 +205,9 @@ with open(work + "/said", "wb", 0) as said:
 			break
 		if not data:
 			break
+		data, cut = cut + data, b""
+		if data.endswith(b"\r"): # its newline is still to come
+			data, cut = data[:-1], b"\r"
 		said.write(data.replace(b"\r\n", b"\n").replace(b"\r", b"\n"))
 sys.exit(server.wait())
 '

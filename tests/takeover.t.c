@@ -1448,6 +1448,7 @@ static void another_ledger(void **state)
 	somebody_connects(two);
 	server_up(TWO);
 	logged_wait(came, "3 nodes are let go");
+	assert_int_equal(logged_times(came, "our socket is gone"), 0);
 	for (int i = 0; i < 3; i++) {
 		assert_that(clients_drive(clients, 1, client_ended, NULL, PATIENCE), "%s",
 			    clients[0].error);

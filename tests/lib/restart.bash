@@ -95,10 +95,14 @@ no_restart() { # TEXT...
 
 # A newcomer is greeted, and whoever was there hears of it.
 served() {
-	local lines
+	local lines newcomer
 	lines=$(wc -l <"$HEARD")
-	greeting "$SOCK" 4 >/dev/null
-	eventually heard_more "$((lines + 1))" # the join and the leave
+	perl -e "$PEER" "$SOCK" >"$WORK/newcomer" 2>&1 3>&- &
+	newcomer=$!
+	PIDS+=("$newcomer")
+	eventually heard_more "$lines" # who goes before others have heard of him was never there
+	kill "$newcomer"
+	eventually heard_more "$((lines + 1))"
 	alive "$PEER_PID"
 }
 

@@ -136,16 +136,17 @@ static void line_apply(struct supervisor *s, struct message *m, const char *line
 		wrong(s, "'%s' is nothing that systemd knows", line);
 }
 
-/* Notes what is wrong with a message as a whole. */
+/* Notes what is wrong with a message. */
 static void message_check(struct supervisor *s, const struct message *m)
 {
+	const char *name = m->name ? m->name : "";
+
 	if (m->reloading != m->timed)
 		wrong(s, "a reload, and no time of it");
-	if ((m->store || m->remove) &&
-	    (!m->name || !*m->name || strlen(m->name) > NAME_LENGTH || strchr(m->name, ':')))
-		wrong(s, "'%s' cannot be the name of a descriptor", m->name ? m->name : "");
+	if ((m->store || m->remove) && (!*name || strlen(name) > NAME_LENGTH || strchr(name, ':')))
+		wrong(s, "'%s' cannot be the name of a descriptor", name);
 	else if (m->store && (m->n == 0 || !m->unpolled))
-		wrong(s, "%zu descriptors are to be stored as '%s'%s", m->n, m->name,
+		wrong(s, "%zu descriptors are to be stored as '%s'%s", m->n, name,
 		      m->unpolled ? "" : " until somebody hangs up");
 	else if (m->n > 0 && !m->store)
 		wrong(s, "%zu descriptors came that are not to be stored", m->n);
@@ -160,8 +161,8 @@ static void message_apply(struct supervisor *s, struct message *m, char *text)
 		line_apply(s, m, line);
 	s->reloading = m->reloading || (s->reloading && !m->ready);
 	message_check(s, m);
-	if (m->store || m->remove)
-		fprintf(s->journal, "%s %s\n", m->store ? "store" : "drop", m->name ? m->name : "");
+	if ((m->store || m->remove) && m->name)
+		fprintf(s->journal, "%s %s\n", m->store ? "store" : "drop", m->name);
 	for (size_t i = 0; i < m->n; i++)
 		if (m->store && !s->error[0])
 			fd_store(s, m->name, m->fds[i]);
