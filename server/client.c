@@ -88,8 +88,6 @@ void client_welcome(struct clients *c, int sock)
 
 bool clients_accept(struct clients *c, bool all)
 {
-	bool any = false;
-
 	if (c->reserve->null < 0)
 		c->reserve->null = spare_open();
 	if (c->reserve->spare < 0)
@@ -108,18 +106,17 @@ bool clients_accept(struct clients *c, bool all)
 		} else if (sock >= 0) {
 			client_welcome(c, sock);
 		}
-		any = any || sock >= 0;
 		if (sock >= 0 || error == ECONNABORTED || error == EINTR)
 			continue;
 		if (error == EAGAIN || error == EINVAL /* shut down, and empty */ || c->ending)
-			break;
+			return false;
 		errno = error;
 		if (!full)
 			fail("cannot accept a client");
 		timer_start(c->ledger, TIMER_ACCEPT, ACCEPT_RETRY_MS);
-		break;
+		return false;
 	}
-	return any;
+	return true;
 }
 
 void clients_find(const struct clients *c, fd_set *found)

@@ -48,7 +48,7 @@ void client_welcome(struct clients *c, int sock);
 /*
  * Welcomes those who wait, some or all. Where no descriptor is left, the spare one is given up for
  * a moment to refuse a client; if the kernel has no room even so, accepting pauses. Returns whether
- * anybody was there.
+ * others may be waiting still.
  */
 bool clients_accept(struct clients *c, bool all);
 

@@ -467,12 +467,13 @@ static void news_send(struct mesh *m)
 
 int64_t peers_send(struct mesh *m, bool clients)
 {
-	bool busy = greetings_send(m) || clients;
+	bool sent = greetings_send(m), busy;
 	fd_set current = greetings_current(m), able;
 	int64_t now = now_ms();
 
-	if (busy)
+	if (sent || clients)
 		m->busy_ms = now;
+	busy = clients || (sent && set_any(&current));
 	if (now >= m->busy_ms + READ_WAIT_MS) {
 		set_each (sock, &current)
 			FD_SET(sock, &m->idle);

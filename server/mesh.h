@@ -84,7 +84,7 @@ void send_settle(struct ledger *l);
 void peers_restore(struct mesh *m);
 
 /*
- * Sends some of what is owed; clients says whether any have come since the last call. Who is in his
+ * Sends some of what is owed; clients says whether any may be waiting to come. Who is in his
  * greeting stands still (hazard 4), so greetings come first, in the order of joins, and news wait
  * as long as greetings go on or clients come: NEWS_WAIT_MS, and from then on they take turns.
  * Returns after how many milliseconds it is to be called again, if nothing happens before; -1:

@@ -232,7 +232,7 @@ static void history_send(struct history *h, bool clients)
 {
 	struct mesh *mesh = &h->mesh;
 	fd_set writable = peers_waiting(mesh);
-	bool busy = clients, news = false, early;
+	bool busy = clients, went_on = false, more = false, news = false, early;
 	uint64_t oldest = UINT64_MAX, youngest = 0;
 	int64_t wait, since = mesh->news_ms;
 
@@ -250,18 +250,20 @@ static void history_send(struct history *h, bool clients)
 		member_advance(h, m);
 		serial = peer_at(h->ledger, m->sock)->serial;
 		if (member_unsent(m) < unsent) {
-			busy = busy || !greeted;
+			went_on = went_on || !greeted;
 			news = news || greeted;
 			if (!greeted && serial > youngest)
 				youngest = serial;
 		}
 		if (!member_greeted(h, m) && !FD_ISSET(m->sock, &mesh->blocked) && serial < oldest)
 			oldest = serial;
+		more = more || (!member_greeted(h, m) && !FD_ISSET(m->sock, &mesh->idle));
 		/* Who is owed something waits for his socket, or for the next call. */
 		assert_true(member_unsent(m) == 0 || FD_ISSET(m->sock, &mesh->blocked) ||
 			    wait >= 0);
 	}
 	assert_true(youngest <= oldest);
+	busy = busy || (went_on && more);
 	assert_false(busy && news && early);
 }
 

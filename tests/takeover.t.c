@@ -25,6 +25,7 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #define CLIENTS_MAX 1100
 
@@ -1965,6 +1966,8 @@ static void who_leaves_makes_room(void **state)
 		somebody_joins(0, two);
 	store_settles(OWN);
 	for (int round = 0; round < 4; round++) {
+		free(table_of_nodes());
+		usleep(50000); /* it has nothing to do then */
 		server_signal(&server, SIGSTOP);
 		for (int i = 0; i < 4; i++)
 			somebody_goes(1);
