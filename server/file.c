@@ -226,8 +226,7 @@ static int flock_holder(int fd)
 	return found > 0 ? found : 0;
 }
 
-/* What a process is called; empty where nobody knows. */
-static struct text process_name(int pid)
+struct text process_name(int pid)
 {
 	struct text path, name = {""};
 	ssize_t n = -1;
@@ -239,7 +238,10 @@ static struct text process_name(int pid)
 		n = read(fd, name.text, 32);
 		close(fd);
 	}
-	name.text[n > 0 ? n - 1 : 0] = '\0'; /* without the newline */
+	name.text[n > 0 ? n - 1 : 0] = '\0';  /* without the newline */
+	for (char *at = name.text; *at; at++) /* whatever it calls itself, the line is ours */
+		if (*at < ' ' || *at > '~' || *at == '(' || *at == ')')
+			*at = '?';
 	return name;
 }
 

@@ -70,6 +70,10 @@ bool group_leave_out(const struct options *o, const char *path);
  */
 bool group_admit(const struct options *o, gid_t group, int fd, const char *path);
 
+/* What a process is called, fit for a line of the log between parentheses; empty where nobody
+ * knows. */
+struct text process_name(int pid);
+
 /*
  * By whom a file is locked, where it is not by us: "served by another server, process N", with the
  * word that is given; "locked by another program, process N (name)"; or less, as far as we may know

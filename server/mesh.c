@@ -3,6 +3,7 @@
 #include "server/mesh.h"
 #include "send_scm.h"
 #include "server/descriptor.h"
+#include "server/file.h"
 #include "server/ledger.h"
 #include "server/listener.h"
 #include "server/log.h"
@@ -191,23 +192,10 @@ static void peer_enter(struct mesh *m, int sock)
 static struct text peer_text(int sock)
 {
 	struct ucred who = client_process(sock);
-	struct text out;
-	char path[32], comm[32] = "?";
-	ssize_t n = -1;
-	int fd;
+	struct text out, name = process_name((int)who.pid);
 
-	snprintf(path, sizeof(path), "/proc/%d/comm", (int)who.pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd >= 0) {
-		n = read(fd, comm, sizeof(comm) - 1);
-		close(fd);
-	}
-	comm[n > 0 ? n - 1 : 1] = '\0';  /* without the newline */
-	for (char *at = comm; *at; at++) /* whatever it calls itself, the line is ours */
-		if (*at < ' ' || *at > '~' || *at == '(' || *at == ')')
-			*at = '?';
-	snprintf(out.text, sizeof(out.text), "process %d (%s), uid %u", (int)who.pid, comm,
-		 (unsigned int)who.uid);
+	snprintf(out.text, sizeof(out.text), "process %d (%.31s), uid %u", (int)who.pid,
+		 *name.text ? name.text : "?", (unsigned int)who.uid);
 	return out;
 }
 
