@@ -55,7 +55,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
-#include <paths.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -439,12 +438,6 @@ static bool background_enter(struct server *s)
 	if (!s->opt.daemonize)
 		return true;
 	server_announce(s);
-	if (!s->opt.log && !log_syslog_there())
-		log_line(
-			LOG_WARNING, errno,
-			"warning: nothing is logged from here on, since nobody listens at " _PATH_LOG
-			": give %s-o FILE, or start a syslog daemon",
-			own_name());
 	setsid();
 	if (chdir("/") < 0)
 		fail("cannot change to /");

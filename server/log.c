@@ -175,16 +175,6 @@ static int log_connect(bool *stream)
 	return -1;
 }
 
-bool log_syslog_there(void)
-{
-	bool stream;
-	int fd = log_connect(&stream);
-
-	if (fd >= 0)
-		close(fd);
-	return fd >= 0 || errno == EAGAIN; /* a stream that is busy */
-}
-
 /* Whether a line that failed with this errno can be written later. */
 static bool log_later(int error)
 {
@@ -390,16 +380,35 @@ static void log_end(void)
 	}
 }
 
+/* Connects to the system's log, where that is to be ours. Returns the socket or, having said that
+ * there will be no log, -1. */
+static int log_prepare(void)
+{
+	int fd = log_connect(&logging.stream);
+
+	if (fd < 0 && errno != EAGAIN) /* a stream that is busy */
+		log_line(
+			LOG_WARNING, errno,
+			"warning: nothing is logged from here on, since nobody listens at " _PATH_LOG
+			": give %s-o FILE, or start a syslog daemon",
+			as_qemu() ? "tm_ivshmem_server " : "");
+	return fd;
+}
+
 void log_leave_stderr(bool for_background)
 {
+	int fd = -1;
+
 	if (background || (!for_background && logging.file < 0))
 		return;
+	if (logging.file < 0)
+		fd = log_prepare();
 	log_end();
 	logging.dropped = logging.file >= 0 ? logging.missed : log_lost();
 	logging.bytes = 0;
 	if (logging.own >= 0)
 		close(logging.own);
-	logging.own = -1;
+	logging.own = fd;
 	logging.start = false;
 	background = for_background;
 }

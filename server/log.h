@@ -64,14 +64,12 @@ void log_begin(bool in_background, int file, size_t lost);
 bool log_file_open(const char *path);
 
 /* The server is ready: from here on the log is the file, if there is one; else it stays stderr or,
- * in the background, becomes the system's. In the background already, does nothing. */
+ * in the background, becomes the system's; then stderr says so where that cannot be reached. In the
+ * background already, does nothing. */
 void log_leave_stderr(bool for_background);
 
 /* Opens the log file again, which may have been moved; goes on with it as it was if that fails. */
 void log_reopen(void);
-
-/* Whether the system's log can be reached; false with errno. */
-bool log_syslog_there(void);
 
 /* Whether we are in the background. */
 bool log_in_background(void);
