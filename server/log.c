@@ -411,6 +411,7 @@ void log_leave_stderr(bool for_background)
 	logging.own = fd;
 	logging.start = false;
 	background = for_background;
+	log_settle();
 }
 
 void log_begin(bool in_background, int file, size_t lost)
