@@ -221,7 +221,7 @@ start_unread() { # KIND ARGUMENT...
 	eventually test -s "$WORK/server"
 	PID=$(cat "$WORK/server")
 	PIDS+=("$PID")
-	eventually test -S "$SOCK"
+	eventually grep -q " 00010000 .* $SOCK\$" /proc/net/unix # it listens
 }
 
 read_log() {

@@ -14,11 +14,13 @@ import sys
 import time
 
 listener = socket.socket(socket.AF_UNIX)
-listener.bind(sys.argv[1])
+listener.bind(sys.argv[1] + ".new")
 listener.listen(0 if "full" in sys.argv else 128)
 if "full" in sys.argv:
     waiting = socket.socket(socket.AF_UNIX)
-    waiting.connect(sys.argv[1])
+    waiting.connect(sys.argv[1] + ".new")
+os.rename(sys.argv[1] + ".new", sys.argv[1])  # who sees it can connect
+if "full" in sys.argv:
     time.sleep(1000)
 client, _ = listener.accept()
 listener.close()
