@@ -39,7 +39,7 @@ load lib/restart
 
 @test "a flush that ends between the images leaves no zombie" {
 	need_strace
-	WRAP=(strace -D -f -o "$WORK/trace" -e trace=fdatasync -e inject=fdatasync:delay_enter=1000000)
+	WRAP=(strace -D -f -o "$WORK/trace" -e trace=fdatasync -e inject=fdatasync:delay_enter=3000000)
 	before_original 'if ($purpose eq "resume") {
 			open(my $children, "<", "/proc/$$/task/$$/children");
 			my $child = 0 + <$children> or exit;

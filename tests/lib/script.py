@@ -2,9 +2,10 @@
 """A server that plays a script to the first who connects: script.py SOCKET WORD...
 
 A word is a message: a number, and behind it m with memory of 4096 bytes, e with an eventfd, n with
-/dev/null. "wait" lets a moment pass, "close" ends the connection; else it stays open. "flood" sends
-the leave of a peer that is not there, again and again, until the client has gone. "full" takes
-nobody in, and first lets as many wait as may. "stop" and "continue" are signals to the client.
+/dev/null. "wait" lets a moment pass, far less than what the client takes for a silence, and "pause"
+more than that; "close" ends the connection; else it stays open. "flood" sends the leave of a peer
+that is not there, again and again, until the client has gone. "full" takes nobody in, and first
+lets as many wait as may. "stop" and "continue" are signals to the client.
 """
 import os
 import signal
@@ -27,7 +28,9 @@ listener.close()
 for word in sys.argv[2:]:
     fds = []
     if word == "wait":
-        time.sleep(0.2)
+        time.sleep(0.1)
+    elif word == "pause":
+        time.sleep(0.5)
     elif word == "close":
         client.close()
     elif word in ("stop", "continue"):
