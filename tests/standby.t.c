@@ -224,7 +224,7 @@ static void server_up(const char *const *args)
 	first = server.pid = pidfile_process(); /* whose parent this process has become */
 	ledger_find();
 	standby_wait(0);
-	idle = server_descriptors(&server);
+	idle = server_idle(&server);
 }
 
 /* Stops it, at a moment at which it has a standby. */
@@ -760,6 +760,15 @@ static void a_restart_in_place(void **state)
 	all_end();
 }
 
+static void standby_sleeps(pid_t standby)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+	uint64_t pending;
+
+	while (process_state(standby, &pending) != 'S')
+		assert_that(deadline_ahead(deadline), "the standby does not sleep");
+}
+
 /* The server dies, and its standby goes on, while one of its calls fails; only from there to its
  * first look at who waits do calls count. */
 static void fault_run(const struct fault *fault, struct calls *calls)
@@ -772,8 +781,10 @@ static void fault_run(const struct fault *fault, struct calls *calls)
 	somebody_joins(two);
 	somebody_joins(two);
 	standby = standby_wait(0);
+	standby_sleeps(standby);
 	snprintf(log, sizeof(log), "%s/strace", server.folder);
 	assert_true(strace_attach(&strace, standby, log, fault));
+	standby_sleeps(standby); /* again, and strace has seen that */
 	server_kill();
 	server.pid = standby; /* its pidfile may be what fails */
 	somebody_connects(two);
