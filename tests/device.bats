@@ -102,7 +102,7 @@ says() { # TEXT ARGUMENT...
 	refuses 2 'in place of a socket: leave out -S and -n' -D -n 3 list
 	refuses 2 'give -D as well' --poll 5 list
 	refuses 2 "--poll '0': give milliseconds" -D --poll 0 list
-	refuses 2 "unknown command '$DIR'" -D "$DIR"
+	refuses 2 "unknown command './pci'" -D ./pci # a folder's path may be longer than a message
 	in_machine -D <<<$'dump\nint 4 1\nint all\n'
 	is 'status of the dialog' "$STATUS" 1
 	has "$WORK/out" 'our_id: 5'
