@@ -558,9 +558,15 @@ client_ends() { # STATUS
 ivshmem-client: peer 1 has no vector 2, only 2 of them
 ivshmem-client: there is no peer 0"
 	has "$WORK/err" 'ivshmem-client: message -1 with a descriptor'
-	# As in public examples: all at once, and an input that ends.
-	try "$WORK/bin/ivshmem-client" -S "$SOCK" <<<'int 2 0'
+	# All at once, and an input that ends.
+	"$CLIENT" "$SOCK" wait 0 >"$WORK/waiting" 2>&1 3>&- &
+	waiting=$!
+	PIDS+=("$waiting")
+	eventually grep -q '^id 0' "$WORK/waiting"
+	try "$WORK/bin/ivshmem-client" -S "$SOCK" <<<'int 0 0'
 	is "status: $(cat "$WORK/err")" "$STATUS" 0
+	wait "$waiting"
+	has "$WORK/waiting" 'vector 0 1'
 	stop
 }
 
