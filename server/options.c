@@ -556,20 +556,14 @@ static bool object_meant(const char *value)
 	return *value && !strchr(value, '/') && lstat(value, &st) < 0 && errno == ENOENT;
 }
 
-/*
- * Makes -M of the -m whose value is in optarg: a restart in place reads the command line in another
- * working directory. The new word stays allocated.
- */
+/* Makes -M of the -m whose value is in optarg: a restart in place reads the command line in another
+ * working directory. */
 static void letter_correct(char **argv)
 {
 	bool apart = optarg == argv[optind - 1];
-	char **arg = &argv[optind - 1 - apart];
-	char *word = strdup(*arg);
+	char *word = argv[optind - 1 - apart];
 
-	if (!word)
-		usage("%s " VALUE ": %s", option_name('A'), optarg, strerror(errno));
-	word[(apart ? strlen(word) : (size_t)(optarg - *arg)) - 1] = 'M';
-	*arg = word;
+	word[(apart ? strlen(word) : (size_t)(optarg - word)) - 1] = 'M';
 }
 
 /* Takes the options of QEMU's server, whose defaults are others. */
