@@ -529,7 +529,8 @@ static bool server_begin(struct server *s, const struct passed *in)
 	standby_allow(&s->standby, s->opt.daemonize && !supervised(&s->supervisor) &&
 					   !unit_started() /* systemd ends that, too */);
 	if (!group_find(&s->opt, &s->ledger->group) || !signals_open(s) || !background_begin(s) ||
-	    !(pidfile_claim(&s->pidfile) || pidfile_forgo(&s->pidfile)) ||
+	    /* One that can be missing comes last: what ends the start anyway is said alone. */
+	    !(s->opt.pidfile_optional || pidfile_claim(&s->pidfile)) ||
 	    !(in->fits ? store_inherit(&s->store) : store_open_anew(s, in)) || !nodes_fit(s) ||
 	    !socket_open(&s->clients, in->listener, group) ||
 	    !(pidfile_write(&s->pidfile) || pidfile_forgo(&s->pidfile)) ||

@@ -334,8 +334,10 @@ static struct text pidfile_line(void)
 
 bool pidfile_write(struct pidfile *p)
 {
-	if (p->ledger->pidfile < 0)
+	if (!p->opt->pidfile)
 		return true;
+	if (p->ledger->pidfile < 0 && !pidfile_claim(p))
+		return false;
 	p->written = true;
 	return pidfile_put(p, pidfile_line().text, p->found) ||
 	       fail("cannot write pidfile %s", p->opt->pidfile);

@@ -362,6 +362,29 @@ own_run() {
 	missing run/ivshmem-server.pid
 }
 
+@test "a second server that cannot start says only why, and leaves all to the first" {
+	local first rest
+	own_run
+	try "${WRAP[@]}" "$SERVER" -S "$SOCK" -M "$SHM"
+	is status "$STATUS" 0
+	first=$(listener "$SOCK")
+	PIDS+=("$first")
+	for rest in "-S other -M $SHM|/dev/shm/$SHM is served by another server" \
+		"-S $SOCK -M $SHM-2|$SOCK belongs to a server that is running"; do
+		# shellcheck disable=SC2086 # several words
+		try "${WRAP[@]}" "$SERVER" ${rest%|*}
+		is "status: $rest" "$STATUS" 1
+		is "lines: $(cat "$WORK/err")" "$(wc -l <"$WORK/err")" 1
+		has "$WORK/err" "ivshmem-server: ${rest#*|}, process $first: stop"
+		missing other "/dev/shm/$SHM-2"
+	done
+	is 'who listens' "$(listener "$SOCK")" "$first"
+	is pidfile "$(cat run/ivshmem-server.pid)" "$first"
+	kill "$first"
+	eventually ended "$first"
+	missing run/ivshmem-server.pid
+}
+
 @test "in the foreground there is no pidfile, not even the one of -p" {
 	own_run
 	echo 'something else' >pid
