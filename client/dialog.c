@@ -60,7 +60,7 @@ static bool dialog_do(struct dialog *d, char *line, char *why)
 	ring = strcmp(words[0], "int") == 0;
 	show = word_alone(words, "dump");
 	if ((ring || show) && d->m->sock < 0)
-		return wrong(why, "not connected to %s, which is tried every second", d->m->path);
+		return wrong(why, "not connected to %s; trying again every second", d->m->path);
 	if (ring)
 		return ring_read(words + 1, &id, &vector, why) && mesh_ring(d->m, id, vector, why);
 	if (show)
@@ -68,14 +68,14 @@ static bool dialog_do(struct dialog *d, char *line, char *why)
 	else if (word_alone(words, "quit"))
 		d->over = true;
 	else if (word_alone(words, "help") || word_alone(words, "?"))
-		puts("dump           show the own ID and the peers, with their vectors\n"
+		puts("dump           show the client's ID and the peers, with their vectors\n"
 		     "int ID VECTOR  ring a doorbell of that peer\n"
 		     "int ID all     ring all doorbells of that peer\n"
-		     "int all        ring all doorbells of all others\n"
+		     "int all        ring all doorbells of all peers\n"
 		     "help, ?        show this\n"
-		     "quit           end, as the end of the input does");
+		     "quit           end; so does the end of the input");
 	else
-		return wrong(why, "'%.40s': unknown; 'help' shows what there is", words[0]);
+		return wrong(why, "'%.40s': unknown command; 'help' lists the commands", words[0]);
 	return true;
 }
 

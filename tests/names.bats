@@ -175,10 +175,10 @@ wrong() { # TEXT... -- ARGUMENT...
 @test "mistakes are as many as ours, and their status is 1" {
 	local size
 	wrong "unknown option '-x'" "see 'ivshmem-server --help'" -- -F -x
-	wrong "unknown option '-d'" 'for ours run tm_ivshmem_server' -- -d
-	wrong "unknown option '-A'" 'for ours run tm_ivshmem_server' -- -A
-	wrong "unknown option '--verbose'" 'for words run tm_ivshmem_server' -- -F --verbose
-	wrong "unknown option '--check'" 'for words run tm_ivshmem_server' -- -F --check
+	wrong "unknown option '-d'" 'run tm_ivshmem_server to use it' -- -d
+	wrong "unknown option '-A'" 'run tm_ivshmem_server to use it' -- -A
+	wrong "unknown option '--verbose'" 'for long options run tm_ivshmem_server' -- -F --verbose
+	wrong "unknown option '--check'" 'for long options run tm_ivshmem_server' -- -F --check
 	wrong "'--help=1': -h takes no value" -- --help=1
 	wrong "unexpected argument 'more'" -- -F more
 	wrong '-l needs a value' -- -F -l
@@ -324,7 +324,7 @@ own_run() {
 	mkdir run/ivshmem-server.pid
 	try "${WRAP[@]}" "$SERVER" -S "$SOCK" -M "$SHM"
 	is status "$STATUS" 0
-	has "$WORK/err" 'cannot use /var/run/ivshmem-server.pid' 'going on without a pidfile: -p names another'
+	has "$WORK/err" 'cannot use /var/run/ivshmem-server.pid' 'going on without a pidfile: choose another path with -p'
 	listening "$SOCK" $((4 * M)) 1
 	ended_well "$SOCK"
 	[ -d run/ivshmem-server.pid ]
@@ -427,7 +427,7 @@ upgrade() {
 		has "$WORK/greeting" '-1 fd 2097152'
 	done
 	stop
-	has "$LOG" 'ivshmem-server: restarted in place' 'goes with its last user'
+	has "$LOG" 'ivshmem-server: restarted in place' 'disappears with its last user'
 }
 
 @test "HUP in the background, found by the name in PATH: program, pidfile and process stay" {
@@ -458,7 +458,7 @@ upgrade() {
 @test "by our own name, options that only QEMU has are answered with the word for them" {
 	SERVER=$OWN
 	local rest="for QEMU's option letters run this as ivshmem-server"
-	misuse "unknown option '-F': in the foreground is the default; $rest" -- -F
+	misuse "unknown option '-F': the server stays in the foreground by default; $rest" -- -F
 	misuse "unknown option '-F'" "$rest" -- -vF -n 2
 	misuse "unknown option '-S': the socket goes with -p; $rest" -- -S /tmp/ivshmem_socket
 	misuse "unknown option '-M': a shared memory object goes with -s; $rest" -- -M "$SHM"
