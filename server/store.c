@@ -237,7 +237,7 @@ static bool store_memory_check(const struct store *s, const struct examination *
 	left = memory_left(of);
 	return there >= size || size - there <= left ||
 	       complain("cannot reserve %s for %s: %s has only %s of memory left, beyond which the "
-			"kernel would kill processes; give less with -%c, or %s",
+			"kernel would kill a process; give less with -%c, or %s",
 			SIZE(size - there), s->opt->object, of, SIZE(left >> 20 << 20), typed('m'),
 			*of == '/' ? "raise the limit of that cgroup" : "add memory");
 }
