@@ -247,8 +247,8 @@ static bool group_end(struct mesh *m)
 		news_note(m, m->group);
 	}
 	return vectors >= m->given_vectors ||
-	       wrong(m->error, "the server gives each node %d vector%s, not %d, as -n says", vectors,
-		     vectors == 1 ? "" : "s", m->given_vectors);
+	       wrong(m->error, "the server gives each node %d vector%s, not %d, as -n says",
+		     vectors, vectors == 1 ? "" : "s", m->given_vectors);
 }
 
 static bool id_valid(int64_t value)
