@@ -45,34 +45,35 @@
 
 static const char help_text[] =
 	"Usage: ivshmem_client [OPTION]... [SOCKET] [COMMAND]\n"
-	"Connect to an ivshmem server as a node. The other nodes see it join, and leave at the end.\n"
-	"In a virtual machine, use its ivshmem device instead: -D.\n"
+	"Connect to an ivshmem server as a node does. Other nodes see the client join, and leave\n"
+	"at the end. In a virtual machine, -D uses the ivshmem device of the machine instead.\n"
 	"\n"
-	"  list                   show the own ID, the size of the memory in bytes, the own\n"
-	"                         vectors, and each other node with its vectors\n"
+	"  list                   show the client's ID, the size of the memory in bytes, the\n"
+	"                         client's vectors, and each other node with its vectors\n"
 	"  ring ID VECTOR         ring a doorbell of that node\n"
-	"  ring ID all, ring all  ring all of that node, or all of all other nodes\n"
-	"  wait VECTOR [SECONDS]  show the own ID, wait for a ring of that vector, show how often\n"
+	"  ring ID all, ring all  ring all doorbells of that node, or of all other nodes\n"
+	"  wait VECTOR [SECONDS]  show the client's ID, wait until that doorbell of the client is\n"
+	"                         rung, show how often\n"
 	"  watch [SECONDS]        list, and then show which nodes join and leave (SECONDS: 5, 0.5)\n"
 	"  run PROGRAM [ARG]...   run a program as a node: memory, events and requests are its\n"
 	"                         descriptors 3, 4 and 5 (see the manual page)\n"
-	"Without a command, these are read from standard input: dump, int ID VECTOR, int ID all,\n"
+	"Without a command, commands are read from standard input: dump, int ID VECTOR, int ID all,\n"
 	"int all, help, quit.\n"
 	"\n"
 	"  -S, --socket PATH      the server's socket (default " DEFAULT_SOCKET ")\n"
-	"  -n, --vectors N        the number of vectors that the server gives to each node: it is\n"
-	"                         checked, and saves a wait of 0.3 s for the end of the greeting\n"
+	"  -n, --vectors N        expect N vectors for each node; this is checked, and the client\n"
+	"                         knows without waiting that the handshake is complete\n"
 	"  -D, --device[=ADDRESS]\n"
-	"                         in a virtual machine: its ivshmem device instead of a socket;\n"
-	"                         ADDRESS is its PCI address, if there are several\n"
-	"      --poll MS          with -D and without vfio-pci: look for rings every MS\n"
+	"                         in a virtual machine: use its ivshmem device instead of a socket;\n"
+	"                         of several devices, use that at the PCI address\n"
+	"      --poll MS          with -D and without vfio-pci, look for rings every MS\n"
 	"                         milliseconds (1 to 1000, default 1)\n"
 	"  -v, --verbose          show every message of the server on standard error\n"
 	"  -V, --version          print the version and exit\n"
 	"  -h, --help             print this help and exit\n"
 	"\n"
 	"Exit status: 0, done; 1, not done, for the reason given; 2, a mistake in the command line;\n"
-	"of run: that of the program, or 128 and the number of the signal that ended it.\n"
+	"of run: that of the program, or 128 plus the number of the signal that ended it.\n"
 	"Run as " QEMU_NAME ", it takes the options of QEMU's program of that name.\n";
 
 static const char qemu_help_text[] =
@@ -235,7 +236,7 @@ static void seconds_parse(char **args, struct request *r)
 	if (!args[0])
 		return;
 	r->patience = seconds_read(args[0]);
-	arguments_end(args + 1, "SECONDS is the last");
+	arguments_end(args + 1, "SECONDS is the last argument");
 }
 
 static void wait_parse(char **args, struct request *r)

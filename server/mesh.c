@@ -503,8 +503,9 @@ const char *client_ended(int sock)
 		return "sent data, which no ivshmem client does";
 	if (errno == EAGAIN || errno == EINTR || errno == ENOMEM || errno == ENOBUFS)
 		return NULL;
-	return errno == ECONNRESET ? "ended before it had read all (Connection reset by peer)"
-				   : strerror(errno);
+	return errno == ECONNRESET
+		       ? "ended before it had read all messages (Connection reset by peer)"
+		       : strerror(errno);
 }
 
 void peers_read(struct mesh *m)
