@@ -23,15 +23,20 @@ lists() { # WANTED STREAM -- [OPTION...]
 	is "shown of: $2" "$(paste -sd ' ' "$WORK/out")" "$1"
 }
 
-# Types on a terminal, line by line, and puts what is seen there into $WORK/terminal. Each line may
-# have a command before it that is waited for, since a person looks before typing.
+# Types on a terminal, line by line, and puts what is seen there into $WORK/terminal. A person types
+# when there is a prompt, of which each line brings another.
 types() { # ARGUMENTS-OF-THE-CLIENT LINE...
-	local line
+	local line n=0
+	rm -f "$WORK/terminal"
 	for line in "${@:2}"; do
-		sleep 0.4
+		eventually prompts_are $((n += 1))
 		printf '%s\n' "$line"
 	done | timeout --kill-after=5 60 script -qec "'$CLIENT' $1" /dev/null >"$WORK/terminal" 3>&- || STATUS=$?
 	sed -i 's/\r//' "$WORK/terminal"
+}
+
+prompts_are() { # NUMBER
+	[ "$(grep -os 'cmd> ' "$WORK/terminal" | wc -l)" -ge "$1" ]
 }
 
 @test "list shows the memory, and who is there with how many vectors" {
