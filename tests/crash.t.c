@@ -188,6 +188,8 @@ static void clients_settle(void)
 
 static void client_come(size_t i)
 {
+	if (supervisor)
+		supervisor_settle(supervisor); /* it has room to store this one */
 	assert_connect(&server, &clients[i], 1, .vectors = VECTORS, .keep = true);
 	here[i] = true;
 }
