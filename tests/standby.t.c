@@ -756,6 +756,7 @@ static void a_restart_in_place(void **state)
 	server_up(TWO);
 	somebody_joins(two);
 	for (int round = 0; round < 2; round++) {
+		server_rests(); /* who took over has executed what is there by now */
 		standby = standby_wait(0);
 		program_put(round ? "/bin/false" : tested);
 		server_signal(&server, SIGHUP);
