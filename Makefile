@@ -11,7 +11,7 @@
 #   make coverage    run all tests and show what of the server they do not execute
 #   make bench       what a message costs; CASES='200x4:once ...', PEER='another server' (--help)
 #   make releases    try what README.md says first on bare systems of RELEASES='bookworm trixie forky'
-#   make install     install programs, manual pages and systemd units below PREFIX (as root)
+#   make install     install programs, manual pages, systemd units and doc/ below PREFIX (as root)
 #   make install-ivshmem-server  the same, and a link by the name of QEMU's server
 #   make uninstall   remove these again
 #   make dist        the source of this commit as tm_ivshmem_server-VERSION.tar.gz
@@ -26,10 +26,13 @@ PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
 SBINDIR ?= $(PREFIX)/sbin
 MANDIR ?= $(PREFIX)/share/man
+DOCDIR ?= $(PREFIX)/share/doc/tm_ivshmem_server
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 INSTALLED = $(SBINDIR)/tm_ivshmem_server $(MANDIR)/man8/tm_ivshmem_server.8 \
 	$(UNITDIR)/tm_ivshmem_server@.service $(UNITDIR)/tm_ivshmem_server@.socket \
-	$(BINDIR)/ivshmem_client $(MANDIR)/man1/ivshmem_client.1 $(MANDIR)/man7/ivshmem_protocol.7
+	$(BINDIR)/ivshmem_client $(MANDIR)/man1/ivshmem_client.1 $(MANDIR)/man7/ivshmem_protocol.7 \
+	$(addprefix $(DOCDIR)/,$(PAGES))
+PAGES = README.md $(wildcard doc/*.md doc/*.svg)
 
 CFLAGS ?= -O2 -g
 WARNINGS = -Wall -Wextra -Wshadow -Wstrict-prototypes $(if $(WERROR),-Werror)
@@ -131,6 +134,7 @@ install: $(PROGRAMS)
 	install -D -m 644 client/ivshmem_client.1 $(DESTDIR)$(MANDIR)/man1/ivshmem_client.1
 	install -D -m 644 client/ivshmem_protocol.7 $(DESTDIR)$(MANDIR)/man7/ivshmem_protocol.7
 	install -D -m 644 tm_ivshmem_server.socket $(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.socket
+	for page in $(PAGES); do install -D -m 644 $$page $(DESTDIR)$(DOCDIR)/$$page || exit; done
 	sed 's,@SBINDIR@,$(SBINDIR),g' tm_ivshmem_server.service \
 		>$(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.service
 	chmod 644 $(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.service
@@ -149,6 +153,7 @@ install-ivshmem-server: install
 
 uninstall:
 	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
+	rmdir $(DESTDIR)$(DOCDIR)/doc $(DESTDIR)$(DOCDIR) 2>/dev/null || :
 	! $(QEMU_LINK_IS_OURS) || rm -f $(QEMU_LINK) $(QEMU_PAGE)
 
 dist:

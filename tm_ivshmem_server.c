@@ -27,8 +27,8 @@
  * This file is the program: start, loop, signals, the end. Each matter has a room of its own in
  * server/, whose header says what it is for; server/README.md is the map.
  *
- * The numbers of hazards in comments are those of the list of what breaks real clients, in the
- * README under "What a server must never do".
+ * The numbers of hazards in comments are those of the list of what breaks real clients, in
+ * doc/compatibility.md under "What a server must never do".
  */
 #define _GNU_SOURCE
 #include "server/check.h"

@@ -23,7 +23,7 @@ static const char help_text[] =
 	"\n"
 	"A case is PEERSxVECTORS:HOW. HOW is 'once', all peers connect at the same time; 'turn',\n"
 	"one by one, each when all know the one before; or 'churn', 100 times one peer joins and\n"
-	"leaves in a mesh of so many others. Without any: the six of the README.\n"
+	"leaves in a mesh of so many others. Without any: the six of doc/cost.md.\n"
 	"\n"
 	"  -s, --seconds N   repeat each case for so long, three times at least (default 40)\n"
 	"  -r, --rounds N    repeat each case so often\n"
