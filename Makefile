@@ -12,7 +12,7 @@
 #   make bench       what a message costs; CASES='200x4:once ...', PEER='another server' (--help)
 #   make releases    try what README.md says first on bare systems of RELEASES='bookworm trixie forky'
 #   make install     install programs, manual pages, systemd units and doc/ below PREFIX (as root)
-#   make install-ivshmem-server  the same, and a link by the name of QEMU's server
+#   make install-ivshmem-server  the same, and links by the names of QEMU's server and client
 #   make uninstall   remove these again
 #   make dist        the source of this commit as tm_ivshmem_server-VERSION.tar.gz
 #   make clean       remove what was built
@@ -139,22 +139,31 @@ install: $(PROGRAMS)
 		>$(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.service
 	chmod 644 $(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.service
 
-# In bin, where the packages of QEMU's server have it, and so the PATH of those who type its name.
-QEMU_LINK = $(DESTDIR)$(BINDIR)/ivshmem-server
-QEMU_PAGE = $(DESTDIR)$(MANDIR)/man8/ivshmem-server.8
-QEMU_LINK_IS_OURS = readlink $(QEMU_LINK) | grep -q 'tm_ivshmem_server$$'
+# In bin, where the packages of QEMU's programs have them, and so the PATH of those who type the names.
+QEMU_SERVER = $(DESTDIR)$(BINDIR)/ivshmem-server
+QEMU_CLIENT = $(DESTDIR)$(BINDIR)/ivshmem-client
+QEMU_SERVER_PAGE = $(DESTDIR)$(MANDIR)/man8/ivshmem-server.8
+QEMU_CLIENT_PAGE = $(DESTDIR)$(MANDIR)/man1/ivshmem-client.1
+
+# Whether a path is a link to a program of ours; and that nothing else is there, or make fails.
+is_ours = readlink $(1) | grep -q '$(2)$$'
+not_others = { [ ! -e $(1) ] && [ ! -L $(1) ]; } || $(is_ours) || \
+	{ echo '$(1) is another program: remove it first' >&2; exit 1; }
 
 install-ivshmem-server: install
-	@{ [ ! -e $(QEMU_LINK) ] && [ ! -L $(QEMU_LINK) ]; } || $(QEMU_LINK_IS_OURS) || \
-		{ echo '$(QEMU_LINK) is another program: remove it first' >&2; exit 1; }
-	ln -sfr $(DESTDIR)$(SBINDIR)/tm_ivshmem_server $(QEMU_LINK)
-	echo '.so man8/tm_ivshmem_server.8' >$(QEMU_PAGE)
-	chmod 644 $(QEMU_PAGE)
+	@$(call not_others,$(QEMU_SERVER),tm_ivshmem_server)
+	@$(call not_others,$(QEMU_CLIENT),ivshmem_client)
+	ln -sfr $(DESTDIR)$(SBINDIR)/tm_ivshmem_server $(QEMU_SERVER)
+	ln -sfr $(DESTDIR)$(BINDIR)/ivshmem_client $(QEMU_CLIENT)
+	echo '.so man8/tm_ivshmem_server.8' >$(QEMU_SERVER_PAGE)
+	echo '.so man1/ivshmem_client.1' >$(QEMU_CLIENT_PAGE)
+	chmod 644 $(QEMU_SERVER_PAGE) $(QEMU_CLIENT_PAGE)
 
 uninstall:
 	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
 	rmdir $(DESTDIR)$(DOCDIR)/doc $(DESTDIR)$(DOCDIR) 2>/dev/null || :
-	! $(QEMU_LINK_IS_OURS) || rm -f $(QEMU_LINK) $(QEMU_PAGE)
+	! { $(call is_ours,$(QEMU_SERVER),tm_ivshmem_server); } || rm -f $(QEMU_SERVER) $(QEMU_SERVER_PAGE)
+	! { $(call is_ours,$(QEMU_CLIENT),ivshmem_client); } || rm -f $(QEMU_CLIENT) $(QEMU_CLIENT_PAGE)
 
 dist:
 	git archive --prefix=tm_ivshmem_server-$(VERSION)/ -o tm_ivshmem_server-$(VERSION).tar.gz HEAD

@@ -3,7 +3,8 @@
  * The dialog, without a command: words of QEMU's ivshmem-client come from standard input, line by
  * line, and what happens in the mesh is shown as it comes; ivshmem_client(1), "DIALOG". On a
  * terminal there is a prompt, and a server that has gone is tried again every second; elsewhere
- * that is an error. This room owns standard input and the prompt.
+ * that is an error. By the name of QEMU's client both hold everywhere, and what is shown has the
+ * form that programs expect of that one. This room owns standard input and the prompt.
  */
 #ifndef CLIENT_DIALOG_H
 #define CLIENT_DIALOG_H

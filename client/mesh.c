@@ -185,8 +185,9 @@ static const char *connect_remedy(int error)
 	switch (error) {
 	case ENOENT:
 	case ECONNREFUSED:
-		return device_exists() ? ": -D takes the ivshmem device of this machine"
-				       : ": start the server first, or give its socket with -S";
+		return device_exists()
+			       ? ": ivshmem_client -D takes the ivshmem device of this machine"
+			       : ": start the server first, or give its socket with -S";
 	case EACCES:
 		return ": your user must be in the group of the socket, and may enter its folder";
 	case EAGAIN: return ": the server takes nobody in; it is stopped, or hangs";

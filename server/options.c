@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -82,7 +83,8 @@ static const char qemu_help_text[] =
 	"                  (default " QEMU_PIDFILE ")\n"
 	"  -S PATH         UNIX socket to listen on (default " DEFAULT_SOCKET ")\n"
 	"  -M NAME         POSIX shared memory object (default " DEFAULT_SHM ")\n"
-	"  -m DIR          an unnamed file in DIR instead; of -M and -m the last counts\n"
+	"  -m DIR          an unnamed file in DIR instead; of -M and -m the last counts. A name\n"
+	"                  without '/' that is not there at all is taken as that of -M\n"
 	"  -l SIZE[B|K|M|G|T|P|E]  size, a power of two: plain numbers are bytes, and 0.5G and\n"
 	"                  0x100000 will do as well (default 4M); a smaller object is\n"
 	"                  enlarged, a larger one served as it is\n"
@@ -543,6 +545,27 @@ static void options_parse_own(struct options *o, int argc, char **argv)
 	options_check(o, file, shm, size);
 }
 
+/*
+ * Whether the value of -m names an object, which it does in QEMU 2.5 where it is no folder. A file
+ * of that name may be what its user means; it is not served, and nothing else in its place.
+ */
+static bool object_meant(const char *value)
+{
+	struct stat st;
+
+	return *value && !strchr(value, '/') && lstat(value, &st) < 0 && errno == ENOENT;
+}
+
+/* Makes -M of the -m whose value is in optarg: a restart in place reads the command line in another
+ * working directory. */
+static void letter_correct(char **argv)
+{
+	bool apart = optarg == argv[optind - 1];
+	char *word = argv[optind - 1 - apart];
+
+	word[(apart ? strlen(word) : (size_t)(optarg - word)) - 1] = 'M';
+}
+
 /* Takes the options of QEMU's server, whose defaults are others. */
 static void options_parse_qemu(struct options *o, int argc, char **argv)
 {
@@ -563,9 +586,18 @@ static void options_parse_qemu(struct options *o, int argc, char **argv)
 		case 'S': o->socket = socket_parse(&argv[optind - 1]); break;
 		case 'M':
 			name = optarg;
-			o->anonymous = false;
+			o->anonymous = o->shm_by_m = false;
 			break;
-		case 'm': anonymous_parse(o, &argv[optind - 1]); break;
+		case 'm':
+			o->shm_by_m = object_meant(optarg);
+			if (o->shm_by_m) {
+				name = optarg;
+				o->anonymous = false;
+				letter_correct(argv);
+			} else {
+				anonymous_parse(o, &argv[optind - 1]);
+			}
+			break;
 		case 'l':
 			size = optarg;
 			o->size = size_parse();
@@ -595,4 +627,7 @@ void options_parse(struct options *o, int argc, char **argv)
 		usage("unexpected argument " VALUE, argv[optind]);
 	if (o->anonymous)
 		o->object = anonymous_text(o->folder);
+	if (o->shm_by_m)
+		say("-m %s is taken as -M, a shared memory object: no folder of that name is here",
+		    strrchr(o->object, '/') + 1);
 }

@@ -32,6 +32,7 @@ struct options {
 	bool check, version;   /* nothing is to be served: what of the command line is right? */
 	bool sized;            /* -m was given */
 	bool grow;             /* an object smaller than that is enlarged */
+	bool shm_by_m;         /* by QEMU's name: -m had the name of the object, in place of -M */
 	bool pidfile_optional; /* nobody asked for it: goes on without, where it fails */
 	const char *group;     /* name or number; NULL: the default, if there is one */
 	uint64_t size;         /* bytes */

@@ -455,19 +455,19 @@ ivshmem_client: message 3 with a descriptor'
 @test "words from standard input: QEMU's client's, without a prompt" {
 	start -f memory -n 2
 	client waiting "$SOCK" wait 1
-	printf '\n  dump \nint 0 0\nhelp\n?\nint 0 all' >words
+	printf '\n  dump ;int 0 0\nhelp;;\n?\nint 0 all' >words
 	STATUS=0
 	"$CLIENT" -S "$SOCK" <words >"$WORK/out" 2>"$WORK/err" || STATUS=$?
 	is 'status' "$STATUS" 0
 	wait "$CLIENT_PID"
 	has "$WORK/waiting" 'vector 1 1'
-	sed -i 's/fd [0-9]*/fd N/' "$WORK/out"
-	is 'what dump shows' "$(head -n 6 "$WORK/out")" 'our_id: 1
-  vector 0 (fd N)
-  vector 1 (fd N)
-peer_id: 0
-  vector 0 (fd N)
-  vector 1 (fd N)'
+	sed -i 's/fd=[0-9]*/fd=N/' "$WORK/out"
+	is 'what dump shows' "$(head -n 6 "$WORK/out")" 'our_id = 1
+  vector 0 is enabled (fd=N)
+  vector 1 is enabled (fd=N)
+peer_id = 0
+  vector 0 is enabled (fd=N)
+  vector 1 is enabled (fd=N)'
 	is 'help, twice' "$(grep -c '^int ID VECTOR ' "$WORK/out")" 2
 	hasnt "$WORK/out" 'cmd>'
 	is 'errors' "$(cat "$WORK/err")" ''
@@ -513,7 +513,6 @@ ivshmem_client: 'quit': unknown; 'help' shows what there is"
 	wait "$dialog" || STATUS=$?
 	exec 9>&-
 	is 'status' "$STATUS" 1
-	sed -i 's/fd [0-9]*/fd N/' "$WORK/shown"
 	is 'all of it, sorted' "$(tail -n +4 "$WORK/shown" | grep -v '^peer 2 ' | sort)" \
 		'ivshmem_client: the server closed the connection
 peer 1 joined
@@ -529,7 +528,7 @@ receive notification: vector=1 count=1'
 	types "-v -S '$SOCK'" '' help dump 'int 0 1' quit
 	wait "$CLIENT_PID"
 	has "$WORK/terminal" 'cmd> ' "connected to $SOCK: our_id=1 memory=1048576 vectors=2" \
-		'int ID VECTOR' 'our_id: 1' 'peer_id: 0' 'message -1 with a descriptor'
+		'int ID VECTOR' 'our_id = 1' 'peer_id = 0' 'message -1 with a descriptor'
 	stop
 }
 

@@ -82,7 +82,7 @@ says() { # TEXT ARGUMENT...
 	ln -sfn ../drivers/vfio-pci pci/0000:00:04.0/driver
 	refuses 1 'this machine has no IOMMU for its interrupts: unbind it, and rings are looked for' -D wait 0
 	rm pci/0000:00:04.0/driver
-	refuses 1 'cannot connect to missing: No such file or directory: -D takes the ivshmem device' -S missing list
+	refuses 1 'cannot connect to missing: No such file or directory: ivshmem_client -D takes the ivshmem device' -S missing list
 	try unshare -m sh -c 'mount -t tmpfs none /sys && exec "$@"' - "$CLIENT" -D list
 	is 'status without /sys' "$STATUS" 1
 	has "$WORK/err" 'cannot read /sys/bus/pci/devices: No such file or directory: is /sys mounted?'

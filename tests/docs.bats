@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # --help, the manual pages, the README and the pages in doc/ tell the same story, and it is that of the
-# program.
+# programs.
 
 load lib/manual
 
@@ -37,10 +37,11 @@ manual_synopsis() { # NAME
 		at == name'
 }
 
-# The server by the name of QEMU's.
+# The selected program by the name of QEMU's.
 as_qemu() { # ARGUMENT...
-	ln -sf "$(realpath "$SERVER")" "$TEST_DIR/ivshmem-server"
-	"$TEST_DIR/ivshmem-server" "$@"
+	local name=ivshmem-${PROGRAM##*_}
+	ln -sf "$(realpath "$PROGRAM")" "$TEST_DIR/$name"
+	"$TEST_DIR/$name" "$@"
 }
 
 # The options that each names for that: "-F", or "-l VALUE" if it takes one.
@@ -50,7 +51,7 @@ qemu_options_of_help() {
 }
 
 qemu_options_of_manual() {
-	manual_section 'AS IVSHMEM-SERVER' |
+	manual_section 'AS IVSHMEM-[SC]' |
 		sed -nE 's/^\.It Fl ([A-Za-z])( Ar [a-z]+)?( , Fl Fl help)?$/-\1\2/p' |
 		sed 's/ .*/ VALUE/' | sort
 }
@@ -123,19 +124,32 @@ documents_agree() { # LEAST-NUMBER-OF-OPTIONS
 	diff <(options_of_help) <(options_of_readme)
 }
 
-@test "by the name of QEMU's server, too: help, manual page, doc/ and code" {
-	select_program tm_ivshmem_server
+qemu_documents_agree() { # NAME NUMBER-OF-OPTIONS
 	help=$(qemu_options_of_help)
-	[ "$(wc -l <<<"$help")" = 9 ]
+	[ "$(wc -l <<<"$help")" = "$2" ]
 	diff <(echo "$help") <(qemu_options_of_manual)
-	diff <(echo "$help") <(qemu_options_of_doc)
 	diff <(echo "${help// VALUE/:}") \
 		<(sed -nE 's/.*qemu_letters\[\] = ":(.*)";/\1/p' "$CODE" | sed 's/[A-Za-z]/\n-&/g' |
 			sed '/^$/d' | sort)
 	diff <(cut -c 2 <<<"$help") \
-		<(manual_synopsis ivshmem-server | grep -o 'Fl [A-Za-z]*' | cut -c 4- | fold -w 1 | sort)
+		<(manual_synopsis "$1" | grep -o 'Fl [A-Za-z]*' | cut -c 4- | fold -w 1 | sort)
 	[ -z "$(as_qemu --help | awk 'length > 90')" ]
 	[ -z "$(as_qemu --help 2>&1 >/dev/null)" ]
+}
+
+@test "by the name of QEMU's client, too: help, manual page and code" {
+	select_program ivshmem_client
+	qemu_documents_agree ivshmem-client 3
+	for word in dump 'int ID VECTOR' 'int ID all' 'int all' help '?' quit; do
+		as_qemu --help | tr '\n' ' ' | grep -qF "$word"
+	done
+	as_qemu --help | grep -q 'default /tmp/ivshmem_socket'
+}
+
+@test "by the name of QEMU's server, too: help, manual page, doc/ and code" {
+	select_program tm_ivshmem_server
+	qemu_documents_agree ivshmem-server 9
+	diff <(echo "$help") <(qemu_options_of_doc)
 	# What the page says is our own word for each is one of our options.
 	# shellcheck disable=SC2016 # backquotes of Markdown
 	ours=$(sed -nE 's/^\| .* \| `(-[A-Za-z]).*` \| .*/\1/p' "$SOURCE_DIR/doc/qemu-server.md")
@@ -246,6 +260,7 @@ pages() { # FOLDER
 }
 
 @test "defaults in the documents are those of the program" {
+	select_program tm_ivshmem_server
 	for text in /tmp/ivshmem_socket ivshmem; do
 		grep -q "\"$text\"" "$SOURCE_DIR/server/options.c"
 		"$SERVER" --help | grep -q "default $text"
@@ -285,26 +300,40 @@ pages() { # FOLDER
 	[ ! -e "$doc" ]
 }
 
-@test "install-ivshmem-server adds QEMU's name, nothing else does, and uninstall removes it" {
+@test "install-ivshmem-server adds QEMU's names, nothing else does, and uninstall removes them" {
 	root=$TEST_DIR/root2
 	install=(make -C "$SOURCE_DIR" -s DESTDIR="$root" PREFIX=/opt/fam)
 	"${install[@]}" install
-	[ -z "$(find "$root" -name 'ivshmem-server*')" ]
+	[ -z "$(find "$root" -name 'ivshmem-*')" ]
 	"${install[@]}" install-ivshmem-server
 	"$root/opt/fam/bin/ivshmem-server" --help | grep -q '^Usage: ivshmem-server '
-	# The page is that of the server, as man finds it.
+	"$root/opt/fam/bin/ivshmem-client" --help | grep -q '^Usage: ivshmem-client '
+	# The pages are those of server and client, as man finds them.
 	[ "$(cat "$root/opt/fam/share/man/man8/ivshmem-server.8")" = ".so man8/tm_ivshmem_server.8" ]
+	[ "$(cat "$root/opt/fam/share/man/man1/ivshmem-client.1")" = ".so man1/ivshmem_client.1" ]
 	sed -n '/^\.Sh NAME/,/^\.Sh SYN/p' "$SOURCE_DIR/tm_ivshmem_server.8" | grep -qx '.Nm ivshmem-server'
+	sed -n '/^\.Sh NAME/,/^\.Sh SYN/p' "$SOURCE_DIR/client/ivshmem_client.1" | grep -qx '.Nm ivshmem-client'
 	"${install[@]}" install-ivshmem-server
 	"${install[@]}" uninstall
 	[ -z "$(find "$root" ! -type d)" ]
 	# Another program of that name is neither replaced nor removed.
-	echo another >"$root/opt/fam/bin/ivshmem-server"
-	run "${install[@]}" install-ivshmem-server
-	[ "$status" -ne 0 ]
-	[[ $output == *'is another program'* ]]
+	for name in ivshmem-server ivshmem-client; do
+		echo another >"$root/opt/fam/bin/$name"
+		run "${install[@]}" install-ivshmem-server
+		[ "$status" -ne 0 ]
+		[[ $output == *"/$name is another program"* ]]
+		"${install[@]}" uninstall
+		[ "$(cat "$root/opt/fam/bin/$name")" = another ]
+		rm "$root/opt/fam/bin/$name"
+	done
+	[ -z "$(find "$root" ! -type d)" ]
+	# Nor is one that has come since.
+	"${install[@]}" install-ivshmem-server
+	rm "$root/opt/fam/bin/ivshmem-client"
+	ln -s /usr/bin/another "$root/opt/fam/bin/ivshmem-client"
 	"${install[@]}" uninstall
-	[ "$(cat "$root/opt/fam/bin/ivshmem-server")" = another ]
+	[ "$(readlink "$root/opt/fam/bin/ivshmem-client")" = /usr/bin/another ]
+	[ ! -e "$root/opt/fam/bin/ivshmem-server" ]
 }
 
 @test "dist packs what builds" {
