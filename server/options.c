@@ -60,6 +60,7 @@ static const char help_text[] =
 	"  -L, --legacy         the original stream without the version message; any size of\n"
 	"                       whole pages, and -m 0 for interrupts without memory\n"
 	"  -i, --pidfile PATH   write the process ID there, locked while the server lives\n"
+	"  -o, --log FILE       append the log there, from the start on; HUP opens it again\n"
 	"  -y, --sync SECONDS   flush the file to disk this often, not only when a node leaves\n"
 	"  -v, --verbose        log every message\n"
 	"      --default-file PATH  the same as -f, but -f, -s, -A and -m 0 take its place\n"
@@ -99,7 +100,7 @@ static const char qemu_help_text[] =
 /* Options without a letter. */
 enum { OPTION_CHECK = UCHAR_MAX + 1, OPTION_DEFAULT_FILE };
 
-static const char short_options[] = ":df:s:A::m:tan:p:g:Li:y:vVh";
+static const char short_options[] = ":df:s:A::m:tan:p:g:Li:o:y:vVh";
 
 static const struct option long_options[] = {
 	{"daemonize", no_argument, NULL, 'd'},
@@ -114,6 +115,7 @@ static const struct option long_options[] = {
 	{"group", required_argument, NULL, 'g'},
 	{"legacy", no_argument, NULL, 'L'},
 	{"pidfile", required_argument, NULL, 'i'},
+	{"log", required_argument, NULL, 'o'},
 	{"sync", required_argument, NULL, 'y'},
 	{"verbose", no_argument, NULL, 'v'},
 	{"default-file", required_argument, NULL, OPTION_DEFAULT_FILE},
@@ -390,18 +392,24 @@ static void memoryless_check(const struct options *o, const char *file, const ch
 			      size);
 }
 
-/* Three things cannot have one path. */
+/* Four things cannot have one path. */
 static void paths_check(const struct options *o)
 {
-	if (!o->anonymous && !strcmp(o->socket, o->object))
-		usage("%s " VALUE ": that is the backing store; give another path",
-		      option_name('p'), o->socket);
-	if (o->pidfile && !o->anonymous && !strcmp(o->pidfile, o->object))
-		usage("%s " VALUE ": that is the backing store; give another path",
-		      option_name('i'), o->pidfile);
-	if (o->pidfile && !strcmp(o->pidfile, o->socket))
-		usage("%s " VALUE ": that is the socket; give another path", option_name('i'),
-		      o->pidfile);
+	const struct {
+		const char *path, *what;
+		int letter;
+	} paths[] = {
+		{o->anonymous ? NULL : o->object, "backing store", 0},
+		{o->socket, "socket", 'p'},
+		{o->pidfile, "pidfile", 'i'},
+		{o->log, "log", 'o'},
+	};
+
+	for (size_t i = 1; i < sizeof(paths) / sizeof(paths[0]); i++)
+		for (size_t j = 0; j < i; j++)
+			if (paths[i].path && paths[j].path && !strcmp(paths[i].path, paths[j].path))
+				usage("%s " VALUE ": that is the %s; give another path",
+				      option_name(paths[i].letter), paths[i].path, paths[j].what);
 }
 
 /* What holds for the options together, whatever their order; arguments as they were given. */
@@ -517,6 +525,7 @@ static void options_parse_own(struct options *o, int argc, char **argv)
 		case 'g': o->group = optarg; break;
 		case 'L': o->legacy = true; break;
 		case 'i': o->pidfile = path_parse('i', &argv[optind - 1]); break;
+		case 'o': o->log = path_parse('o', &argv[optind - 1]); break;
 		case 'y': o->sync = number_parse('y', 1, SYNC_MAX); break;
 		case 'v': o->verbose = true; break;
 		case OPTION_DEFAULT_FILE:
