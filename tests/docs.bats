@@ -222,6 +222,7 @@ pages() { # FOLDER
 	done
 	# It would have found one: of a page, of a heading, beside one that is there.
 	mkdir "$TEST_DIR/doc"
+	# shellcheck disable=SC2016 # backquotes of Markdown
 	printf '%s\n' '# A *page*, `two`' '[a](doc/b.md#b-c) [it](#a-page-two) `[no](link)`' \
 		'[b](doc/b.md#c) [c](c.md) [d](#d)' >"$TEST_DIR/README.md"
 	printf '%s\n' '## B c' '```' '[no](link)' '# no heading' '```' '![d](../README.md) [e](e.svg)' \
@@ -246,7 +247,7 @@ pages() { # FOLDER
 	cd "$SOURCE_DIR"
 	while read -r number; do
 		[ "$number" -le "$last" ]
-	done < <(grep -rhoE '\(hazards? [0-9]+' *.c server client tests --include='*.[ch]' | grep -oE '[0-9]+$')
+	done < <(grep -rhoE '\(hazards? [0-9]+' ./*.c server client tests --include='*.[ch]' | grep -oE '[0-9]+$')
 }
 
 @test "the manual pages are clean" {
@@ -316,7 +317,8 @@ shapes() { # SVG
 	doc=$TEST_DIR/root/opt/fam/share/doc/tm_ivshmem_server
 	diff <(cd "$doc" && printf '%s\n' README.md doc/*) \
 		<(cd "$SOURCE_DIR" && printf '%s\n' README.md doc/*.md doc/*.svg | sort)
-	run broken_links "$doc" $(cd "$doc" && echo README.md doc/*.md)
+	mapfile -t pages < <(cd "$doc" && printf '%s\n' README.md doc/*.md)
+	run broken_links "$doc" "${pages[@]}"
 	[ "$status" -eq 0 ]
 	[ -z "$output" ]
 	make -C "$SOURCE_DIR" -s uninstall DESTDIR="$TEST_DIR/root" PREFIX=/opt/fam
