@@ -10,6 +10,7 @@
 #   make lint        static analysis of everything, and builds for arm64 and riscv64
 #   make coverage    run all tests and show what of the server they do not execute
 #   make bench       what a message costs; CASES='200x4:once ...', PEER='another server' (--help)
+#   make pictures    draw the pictures in doc/ again, which are committed
 #   make releases    try what README.md says first on bare systems of RELEASES='bookworm trixie forky'
 #   make install     install programs, manual pages and systemd units below PREFIX (as root)
 #   make install-ivshmem-server  the same, and a link by the name of QEMU's server
@@ -122,7 +123,19 @@ releases:
 
 # PEER reaches the program as it was written, its $SOCKET and the like included.
 bench: tm_ivshmem_server build/tests/bench/bench
-	@PEER='$(subst ','\'',$(value PEER))' build/tests/bench/bench --chart build/bench.svg $(CASES)
+	@PEER='$(subst ','\'',$(value PEER))' build/tests/bench/bench --table build/bench.txt $(CASES)
+	@if command -v gnuplot >/dev/null; then tests/bench/chart build/bench.svg build/bench.txt; \
+		else echo 'no chart: gnuplot is not installed'; fi
+
+# The mesh is drawn by pikchr, which fossil has in it, in the same font and size wherever it is seen;
+# what a message costs, from the table in the pages.
+SVG_HEAD = <svg xmlns='http://www.w3.org/2000/svg' font-family='sans-serif' font-size='16'
+
+pictures:
+	@mkdir -p build
+	fossil pikchr doc/mesh.pikchr build/mesh.svg
+	sed "1s,<svg.* viewBox=,$(SVG_HEAD) viewBox=," build/mesh.svg >doc/mesh.svg
+	tests/bench/chart doc/cost.svg README.md $(wildcard doc/*.md)
 
 install: $(PROGRAMS)
 	install -D -m 755 tm_ivshmem_server $(DESTDIR)$(SBINDIR)/tm_ivshmem_server
@@ -158,7 +171,7 @@ clean:
 	rm -rf build $(PROGRAMS)
 
 FORCE:
-.PHONY: all run demo deps check faults soak lint coverage releases bench install \
+.PHONY: all run demo deps check faults soak lint coverage releases bench pictures install \
 	install-ivshmem-server uninstall dist clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:

@@ -193,6 +193,30 @@ documents_agree() { # LEAST-NUMBER-OF-OPTIONS
 	"$SOURCE_DIR/client/ivshmem_client" --help | grep -q 'default /tmp/ivshmem_socket'
 }
 
+# What a picture says, and of how many shapes it is: all versions of a tool draw these alike.
+shapes() { # SVG
+	tr '\n' ' ' <"$1" | sed -E 's,<(title|desc)>[^<]*</,<,g; s/<(path|polygon)/\n\1\n&/g; s/<[^>]*>/\n/g' |
+		grep '[^[:space:]]' | sort
+}
+
+@test "the pictures are those that make pictures draws" {
+	command -v fossil >/dev/null || skip "fossil, which draws the mesh, is missing"
+	command -v gnuplot >/dev/null || skip "gnuplot, which draws the chart, is missing"
+	copy=$TEST_DIR/pictures
+	mkdir -p "$copy/tests"
+	cp -r "$SOURCE_DIR"/{Makefile,README.md,doc} "$copy"
+	cp -r "$SOURCE_DIR/tests/bench" "$copy/tests"
+	rm "$copy"/doc/*.svg
+	MAKEFLAGS='' make -s -C "$copy" pictures
+	for picture in mesh cost; do
+		shapes "$copy/doc/$picture.svg" >"$copy/drawn"
+		[ "$(wc -l <"$copy/drawn")" -ge 30 ]
+		diff <(shapes "$SOURCE_DIR/doc/$picture.svg") "$copy/drawn"
+		# A page shows it, and says in words what it shows.
+		grep -rqE "^!\[[^]]{80,}\]\(([a-z]+/)?$picture\.svg\)$" "$copy/README.md" "$copy/doc"
+	done
+}
+
 @test "install and uninstall leave nothing behind" {
 	make -C "$SOURCE_DIR" -s install DESTDIR="$TEST_DIR/root" PREFIX=/opt/fam
 	[ "$("$TEST_DIR/root/opt/fam/sbin/tm_ivshmem_server" --version)" = "$("$SERVER" --version)" ]
