@@ -365,10 +365,9 @@ shapes() { # SVG
 @test "dist packs what builds" {
 	git -C "$SOURCE_DIR" rev-parse HEAD >/dev/null 2>&1 || skip "this is no git checkout"
 	version=$("$SERVER" --version | cut -d ' ' -f 2)
-	cp -r "$SOURCE_DIR/.git" "$TEST_DIR/.git"
-	git -C "$TEST_DIR" checkout -q -f HEAD
-	make -C "$TEST_DIR" -s dist
-	tar -xzf "$TEST_DIR/tm_ivshmem_server-$version.tar.gz" -C "$TEST_DIR"
+	git clone -q "$SOURCE_DIR" "$TEST_DIR/clone"
+	make -C "$TEST_DIR/clone" -s dist
+	tar -xzf "$TEST_DIR/clone/tm_ivshmem_server-$version.tar.gz" -C "$TEST_DIR"
 	make -C "$TEST_DIR/tm_ivshmem_server-$version" -s
 	[ "$("$TEST_DIR/tm_ivshmem_server-$version/tm_ivshmem_server" --version)" = "tm_ivshmem_server $version" ]
 }
