@@ -45,10 +45,10 @@ static void dump(const struct mesh *m)
 
 static void help(void)
 {
-	puts("dump           show the own ID and the peers, with their vectors\n"
-	     "int ID VECTOR  ring a doorbell of that peer\n"
-	     "int ID all     ring all doorbells of that peer\n"
-	     "int all        ring all doorbells of all others\n"
+	puts("dump           show the own ID and the other nodes, with their vectors\n"
+	     "int ID VECTOR  ring a doorbell of that node\n"
+	     "int ID all     ring all doorbells of that node\n"
+	     "int all        ring all doorbells of all other nodes\n"
 	     "help, ?        show this\n"
 	     "quit           end, as the end of the input does");
 }

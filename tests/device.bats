@@ -102,10 +102,10 @@ says() { # TEXT ARGUMENT...
 	refuses 2 'in place of a socket: leave out -S and -n' -D -n 3 list
 	refuses 2 'give -D as well' --poll 5 list
 	refuses 2 "--poll '0': give milliseconds" -D --poll 0 list
-	refuses 2 "unknown command '$DIR'" -D "$DIR"
+	refuses 2 "unknown command '${DIR:0:40}'" -D "$DIR"
 	in_machine -D <<<$'dump\nint 4 1\nint all\n'
 	is 'status of the dialog' "$STATUS" 1
-	has "$WORK/out" 'our_id: 5'
+	has "$WORK/out" 'our_id = 5'
 	has "$WORK/err" 'cannot know who is there'
 	is 'the register' "$(peek "pci/$AT/resource0" 12)" 00040001
 }
