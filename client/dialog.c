@@ -71,7 +71,7 @@ static bool dialog_do(struct dialog *d, char *request, char *why)
 	ring = strcmp(words[0], "int") == 0;
 	show = word_alone(words, "dump");
 	if ((ring || show) && d->m->sock < 0)
-		return wrong(why, "not connected to %s, which is tried every second", d->m->path);
+		return wrong(why, "not connected to %s; trying again every second", d->m->path);
 	if (ring)
 		return ring_read(words + 1, &id, &vector, why) && mesh_ring(d->m, id, vector, why);
 	if (show)
@@ -81,7 +81,7 @@ static bool dialog_do(struct dialog *d, char *request, char *why)
 	else if (word_alone(words, "help") || word_alone(words, "?"))
 		help();
 	else
-		return wrong(why, "'%.40s': unknown; 'help' shows what there is", words[0]);
+		return wrong(why, "'%.40s': unknown command; 'help' lists the commands", words[0]);
 	return true;
 }
 

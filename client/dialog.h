@@ -12,7 +12,7 @@
 struct mesh;
 
 /*
- * Joins the mesh, and talks until the input ends, or its user has enough. Returns the status to end
+ * Joins the mesh, and obeys the input until it ends or says quit. Returns the status to end
  * with: 1 where a line could not be done and nobody was there to see that. Where there is no
  * server, or it is none of ours, the client ends.
  */

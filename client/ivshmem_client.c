@@ -72,7 +72,7 @@ static const char help_text[] =
 	"  -h, --help             print this help and exit\n"
 	"\n"
 	"Exit status: 0, done; 1, not done, for the reason given; 2, a mistake in the command line;\n"
-	"of run: that of the program, or 128 and the number of the signal that ended it.\n"
+	"of run: that of the program, or 128 plus the number of the signal that ended it.\n"
 	"Run as " QEMU_NAME ", it takes the options of QEMU's program of that name.\n";
 
 static const char qemu_help_text[] =
@@ -235,7 +235,7 @@ static void seconds_parse(char **args, struct request *r)
 	if (!args[0])
 		return;
 	r->patience = seconds_read(args[0]);
-	arguments_end(args + 1, "SECONDS is the last");
+	arguments_end(args + 1, "SECONDS is the last argument");
 }
 
 static void wait_parse(char **args, struct request *r)

@@ -28,7 +28,7 @@ void quit(int status, const char *format, ...) __attribute__((format(printf, 2, 
 /* Writes why something cannot be to WHY_SIZE bytes. Returns false, for its caller to return. */
 bool wrong(char *why, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Writes out what has been printed, or ends the program: who cannot be heard need not go on. */
+/* Writes out what has been printed; where that fails, ends the program with an error. */
 void output_flush(void);
 
 #endif

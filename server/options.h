@@ -30,7 +30,7 @@ struct options {
 	bool shm;            /* the object is no file that persists */
 	bool anonymous;      /* it has no name, either: nobody else can open it */
 	bool daemonize, truncate, allocate, legacy, verbose;
-	bool check, version;   /* nothing is to be served: what of the command line is right? */
+	bool check, version;   /* nothing is served, the command line is checked */
 	bool sized;            /* -m was given */
 	bool grow;             /* an object smaller than that is enlarged */
 	bool shm_by_m;         /* by QEMU's name: -m had the name of the object, in place of -M */

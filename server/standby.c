@@ -137,8 +137,9 @@ bool standby_despairs(struct standby *b)
 	deaths[DEATHS - 1] = now;
 	if (!deaths[0] || now - deaths[0] > DEATHS_MS)
 		return false;
-	complain("the server has died %d times in %d s and is given up: its nodes are let go; find "
-		 "out what it dies of, start it again and restart them",
-		 DEATHS, DEATHS_MS / 1000);
+	complain(
+		"the server has died %d times in %d s and is given up: its nodes are disconnected; "
+		"find out why it died, and start the server and the nodes again",
+		DEATHS, DEATHS_MS / 1000);
 	return true;
 }

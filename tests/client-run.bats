@@ -264,7 +264,7 @@ ivshmem_client: request 'ring 0': give ID VECTOR, ID all, or all
 ivshmem_client: request 'ring 0 0 0': give ID VECTOR, ID all, or all
 ivshmem_client: request 'ring all 1': give ID VECTOR, ID all, or all
 ivshmem_client: request 'ring x 0': ID 'x': give a whole number from 0 to 65535
-ivshmem_client: request 'lost': unknown; there is 'ring ID VECTOR', 'ring ID all' and 'ring all'
+ivshmem_client: request 'lost': unknown; give 'ring ID VECTOR', 'ring ID all' or 'ring all'
 ivshmem_client: request 'ring 0 1': not done, its line has no end"
 	alive "$heard"
 	# What the program has left behind may write on.

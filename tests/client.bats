@@ -132,7 +132,7 @@ types() { # ARGUMENTS-OF-THE-CLIENT LINE...
 		took=$((($(date +%s%N) - before) / 1000000))
 		[ "$took" -lt 7000 ] || no "wait beside '$stream' took $took ms"
 	done
-	has "$WORK/err" 'the server takes nobody in; it is stopped, or hangs'
+	has "$WORK/err" 'the server accepts nobody; it is stopped, or hangs'
 }
 
 @test "watch shows joins and leaves, and fails when the server ends" {
@@ -485,8 +485,8 @@ peer_id = 0
 ivshmem_client: peer 0 has no vector 1, only 1 of them
 ivshmem_client: give ID VECTOR, ID all, or all
 ivshmem_client: VECTOR 'x': give a whole number from 0 to 2047
-ivshmem_client: 'lost': unknown; 'help' shows what there is
-ivshmem_client: 'quit': unknown; 'help' shows what there is"
+ivshmem_client: 'lost': unknown command; 'help' lists the commands
+ivshmem_client: 'quit': unknown command; 'help' lists the commands"
 	wait "$CLIENT_PID"
 	has "$WORK/waiting" 'vector 0 1'
 	stop

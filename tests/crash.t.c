@@ -146,7 +146,8 @@ static void client_lost(size_t i)
 
 	if (supervisor && !server_renewed())
 		return;
-	snprintf(line, sizeof(line), "ID %d left: it had not been stored when", clients[i].id);
+	snprintf(line, sizeof(line), "ID %d left: its descriptors had not been stored when",
+		 clients[i].id);
 	if (supervisor && clients[i].messages > 0 && server_logged(&server, line)) {
 		client_go(i);
 		return;

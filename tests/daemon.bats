@@ -1029,11 +1029,11 @@ flushed() { # NUMBER
 	}
 	for few in 11 12; do
 		as_nobody_with "$few"
-		refused "no node fits: it takes 2 descriptors, and of the $few that the limit allows" \
+		refused "no node fits: a node takes 2 descriptors" "of the $few that the limit allows" \
 			'the server itself needs 11' LimitNOFILE= -- -A
 	done
 	as_nobody_with 100
-	refused 'no node fits: it takes 101 descriptors' -- -A -n 100
+	refused 'no node fits: a node takes 101 descriptors' -- -A -n 100
 	refused 'no node fits' -- -d -i pid -A -n 100
 	# As many as it says fit, and not one more.
 	for few in 13 15 20; do

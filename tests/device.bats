@@ -80,7 +80,7 @@ says() { # TEXT ARGUMENT...
 	ln -s ../drivers/uio_pci_generic pci/0000:00:04.0/driver
 	refuses 1 'the driver uio_pci_generic has 0000:00:04.0: unbind it' -D list
 	ln -sfn ../drivers/vfio-pci pci/0000:00:04.0/driver
-	refuses 1 'this machine has no IOMMU for its interrupts: unbind it, and rings are looked for' -D wait 0
+	refuses 1 'this machine has no IOMMU for its interrupts: unbind vfio-pci, and the client polls for rings' -D wait 0
 	rm pci/0000:00:04.0/driver
 	refuses 1 'cannot connect to missing: No such file or directory: ivshmem_client -D takes the ivshmem device' -S missing list
 	try unshare -m sh -c 'mount -t tmpfs none /sys && exec "$@"' - "$CLIENT" -D list
@@ -95,8 +95,8 @@ says() { # TEXT ARGUMENT...
 	is 'the register' "$(peek "pci/$AT/resource0" 12)" 00070002
 	says '' -D ring 9 all
 	is 'the register' "$(peek "pci/$AT/resource0" 12)" 00090002
-	refuses 1 'nobody has a vector 3, only 3 of them, as this device' -D ring 7 3
-	refuses 1 'cannot know who is there: ring them one by one' -D ring all
+	refuses 1 'there is no vector 3, only 3 of them, on this device and all others' -D ring 7 3
+	refuses 1 'cannot know who is there: ring peers one by one' -D ring all
 	refuses 1 'cannot know who joins and who leaves' -D watch
 	refuses 2 'in place of a socket: leave out -S and -n' -D -S sock list
 	refuses 2 'in place of a socket: leave out -S and -n' -D -n 3 list
@@ -150,7 +150,7 @@ says() { # TEXT ARGUMENT...
 	is 'status' "$STATUS" 0
 	is 'what it finds' "$(cat "$WORK/out")" "5 65536 3 65536
 ready
-ivshmem_client: another process waits for rings of $AT already: one at a time can
+ivshmem_client: another process waits for rings of $AT already: only one can at a time
 1
 ring 0
 ring 2"
@@ -176,7 +176,7 @@ ring 2"
 	echo 0x00 >"pci/$AT/revision"
 	says $'id 5\nmemory 65536\nvectors 3\nrings polled' -D list
 	poke "pci/$AT/resource0" 8 '\xff\xff\xff\xff'
-	refuses 1 "$AT has no ID: QEMU has had no memory from a server for it" -D list
+	refuses 1 "$AT has no ID: QEMU has received no memory from a server for it" -D list
 	poke "pci/$AT/resource0" 8 '\x05\x00\x00\x00'
 	rm "pci/$AT/resource2"
 	refuses 1 "$AT has no memory: its server offers none" -D list

@@ -181,10 +181,10 @@ wrong() { # TEXT... -- ARGUMENT...
 @test "mistakes are as many as ours, and their status is 1" {
 	local size
 	wrong "unknown option '-x'" "see 'ivshmem-server --help'" -- -F -x
-	wrong "unknown option '-d'" 'for ours run tm_ivshmem_server' -- -d
-	wrong "unknown option '-A'" 'for ours run tm_ivshmem_server' -- -A
-	wrong "unknown option '--verbose'" 'for words run tm_ivshmem_server' -- -F --verbose
-	wrong "unknown option '--check'" 'for words run tm_ivshmem_server' -- -F --check
+	wrong "unknown option '-d'" 'run tm_ivshmem_server to use it' -- -d
+	wrong "unknown option '-A'" 'run tm_ivshmem_server to use it' -- -A
+	wrong "unknown option '--verbose'" 'for long options run tm_ivshmem_server' -- -F --verbose
+	wrong "unknown option '--check'" 'for long options run tm_ivshmem_server' -- -F --check
 	wrong "'--help=1': -h takes no value" -- --help=1
 	wrong "unexpected argument 'more'" -- -F more
 	wrong '-l needs a value' -- -F -l
@@ -370,7 +370,7 @@ own_run() {
 	mkdir run/ivshmem-server.pid
 	try "${WRAP[@]}" "$SERVER" -S "$SOCK" -M "$SHM"
 	is status "$STATUS" 0
-	has "$WORK/err" 'cannot use /var/run/ivshmem-server.pid' 'going on without a pidfile: -p names another'
+	has "$WORK/err" 'cannot use /var/run/ivshmem-server.pid' 'going on without a pidfile: choose another path with -p'
 	listening "$SOCK" $((4 * M)) 1
 	ended_well "$SOCK"
 	[ -d run/ivshmem-server.pid ]
@@ -402,6 +402,29 @@ own_run() {
 	has "$WORK/err" "held by another server" "process $first" 'with -p' 'going on without a pidfile'
 	listening other $((4 * M)) 1
 	ended_well other
+	is pidfile "$(cat run/ivshmem-server.pid)" "$first"
+	kill "$first"
+	eventually ended "$first"
+	missing run/ivshmem-server.pid
+}
+
+@test "a second server that cannot start says only why, and leaves all to the first" {
+	local first rest
+	own_run
+	try "${WRAP[@]}" "$SERVER" -S "$SOCK" -M "$SHM"
+	is status "$STATUS" 0
+	first=$(listener "$SOCK")
+	PIDS+=("$first")
+	for rest in "-S other -M $SHM|/dev/shm/$SHM is served by another server" \
+		"-S $SOCK -M $SHM-2|$SOCK belongs to a server that is running"; do
+		# shellcheck disable=SC2086 # several words
+		try "${WRAP[@]}" "$SERVER" ${rest%|*}
+		is "status: $rest" "$STATUS" 1
+		is "lines: $(cat "$WORK/err")" "$(wc -l <"$WORK/err")" 1
+		has "$WORK/err" "ivshmem-server: ${rest#*|}, process $first: stop"
+		missing other "/dev/shm/$SHM-2"
+	done
+	is 'who listens' "$(listener "$SOCK")" "$first"
 	is pidfile "$(cat run/ivshmem-server.pid)" "$first"
 	kill "$first"
 	eventually ended "$first"
@@ -450,7 +473,7 @@ upgrade() {
 		has "$WORK/greeting" '-1 fd 2097152'
 	done
 	stop
-	has "$LOG" 'ivshmem-server: restarted in place' 'goes with its last user'
+	has "$LOG" 'ivshmem-server: restarted in place' 'disappears with its last user'
 }
 
 @test "HUP in the background, found by the name in PATH: program, pidfile and process stay" {
@@ -481,7 +504,7 @@ upgrade() {
 @test "by our own name, options that only QEMU has are answered with the word for them" {
 	SERVER=$OWN
 	local rest="for QEMU's option letters run this as ivshmem-server"
-	misuse "unknown option '-F': in the foreground is the default; $rest" -- -F
+	misuse "unknown option '-F': the server stays in the foreground by default; $rest" -- -F
 	misuse "unknown option '-F'" "$rest" -- -vF -n 2
 	misuse "unknown option '-S': the socket goes with -p; $rest" -- -S /tmp/ivshmem_socket
 	misuse "unknown option '-M': a shared memory object goes with -s; $rest" -- -M "$SHM"

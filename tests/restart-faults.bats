@@ -189,8 +189,8 @@ refuses() { # TEXT [ARGUMENT...]
 	truncate -s -1 "$WORK/ledger"
 	refuses "no ledger of peers"
 	cp "$WORK/real" "$WORK/ledger"
-	refuses "the nodes have 1 vector, this program's options make it 5" -n 5
-	refuses "the nodes have 1 vector, this program's options make it 1, -L" -L
+	refuses "the nodes have 1 vector, this program's options say 5" -n 5
+	refuses "the nodes have 1 vector, this program's options say 1, -L" -L
 	# The layout's number, and that of vectors.
 	cp "$WORK/real" "$WORK/ledger"
 	printf '\377' | dd of="$WORK/ledger" bs=1 seek=8 conv=notrunc status=none

@@ -222,7 +222,7 @@ group_gone() {
 	tried() { HUNG=$(pgrep -P "$PID") && [ "$(pgrep -c -g "$HUNG")" -ge 3 ]; }
 	eventually tried
 	served
-	eventually grep -q "$PROGRAM did not say in 10 s that it can take over and was killed" "$LOG"
+	eventually grep -q "$PROGRAM did not say within 10 s whether it can take over and has been killed" "$LOG"
 	[ $((SECONDS - started)) -ge 9 ]
 	eventually group_gone "$HUNG"
 	eventually no_child
@@ -238,7 +238,7 @@ group_gone() {
 	before_original 'push @ARGV, "-n2"'
 	no_restart "the nodes have 1 vector," "$PROGRAM cannot take over"
 	before_original 'push @ARGV, "-L"'
-	no_restart "options make it 1, -L" "$PROGRAM cannot take over"
+	no_restart "options say 1, -L" "$PROGRAM cannot take over"
 	before_original 'push @ARGV, "-v"'
 	restart
 	stop
@@ -353,7 +353,7 @@ monotonic_us() {
 	kill -s HUP "$PID"
 	eventually grep -q RELOADING=1 "$WORK/notified"
 	supervised "READY=1" "RELOADING=1"
-	eventually grep -q "did not say in 10 s" "$LOG"
+	eventually grep -q "did not say within 10 s" "$LOG"
 	eventually notifications_are 3
 	stop
 	supervised "READY=1" "RELOADING=1" "READY=1" "STOPPING=1"
