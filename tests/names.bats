@@ -577,7 +577,7 @@ client_ends() { # STATUS
 	has "$WORK/shown" $'dump           show' 'listen on server socket N: our_id=1 memory=4194304 vectors=2' \
 		$'cmd> our_id = 1\n  vector 0 is enabled (fd=N)\n  vector 1 is enabled (fd=N)\ndump  '
 	is 'help, at the beginning and when asked for' "$(grep -c '^int ID VECTOR' "$WORK/shown")" 2
-	is 'errors' "$(grep -v ': message ' "$WORK/err")" "ivshmem-client: 'lost': unknown; 'help' shows what there is
+	is 'errors' "$(grep -v ': message ' "$WORK/err")" "ivshmem-client: 'lost': unknown command; 'help' lists the commands
 ivshmem-client: peer 1 has no vector 2, only 2 of them
 ivshmem-client: there is no peer 0"
 	has "$WORK/err" 'ivshmem-client: message -1 with a descriptor'
