@@ -45,12 +45,12 @@ static void dump(const struct mesh *m)
 
 static void help(void)
 {
-	puts("dump           show the own ID and the other nodes, with their vectors\n"
+	puts("dump           show the client's ID and the other nodes, with their vectors\n"
 	     "int ID VECTOR  ring a doorbell of that node\n"
 	     "int ID all     ring all doorbells of that node\n"
 	     "int all        ring all doorbells of all other nodes\n"
 	     "help, ?        show this\n"
-	     "quit           end, as the end of the input does");
+	     "quit           end; so does the end of the input");
 }
 
 static bool word_alone(char *const *words, const char *word)

@@ -115,9 +115,9 @@ void standby_end(struct standby *b)
 	b->ledger->timers[TIMER_STANDBY] = 0;
 	if (child <= 0)
 		return;
+	b->ledger->standby = 0; /* first: whoever it names there lives */
 	kill(child, SIGKILL);
 	TEMP_FAILURE_RETRY(waitpid(child, NULL, 0));
-	b->ledger->standby = 0;
 }
 
 void standby_ended(struct standby *b, int status)

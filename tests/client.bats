@@ -83,7 +83,7 @@ types() { # ARGUMENTS-OF-THE-CLIENT LINE...
 }
 
 @test "a doorbell that nobody can ring any more is not waited for" {
-	plays 0 3 -1m 3e wait wait wait 70000e
+	plays 0 3 -1m 3e pause 70000e
 	try timeout 10 "$CLIENT" -n 1 "$SOCK" wait 0
 	is status "$STATUS" 1
 	has "$WORK/err" 'a descriptor of 70000, which is no ID'
@@ -290,23 +290,23 @@ types() { # ARGUMENTS-OF-THE-CLIENT LINE...
 	lists "$own2" '0 3 -1m 3e 3e wait 4e wait 4e' -- -n 2
 	lists "$own2" '0 3 -1m 3e 3e 4e 4 4e 4e' --
 	# One who leaves while its eventfds come: how many these were says nothing, but that ours come.
-	lists "$own2" '0 3 -1m 1e 1 wait wait 3e wait 3e' --
-	lists "$own3" '0 3 -1m 1e 1e 1 3e wait wait 3e 3e' --
+	lists "$own2" '0 3 -1m 1e 1 pause 3e wait 3e' --
+	lists "$own3" '0 3 -1m 1e 1e 1 3e pause 3e 3e' --
 	lists "$own2" '0 3 -1m 1e 1 3e 3e wait 4e' --
 	lists "$own2" '0 3 -1m 1e 1 3e wait 3e' -- -n 2
 	lists "$own2 peer 2 2" '0 3 -1m 1e 1 2e 2e 3e wait 3e' --
 	lists "$own2 peer 1 2" '0 3 -1m 1e 1 1e wait 1e 3e wait 3e' --
 	# One who leaves while those of others come, or our own.
-	lists "$own2 peer 2 2" '0 3 -1m 1e 1e 2e 1 wait wait 2e 3e 3e' --
-	lists "$own2" '0 3 -1m 1e 1e 3e 1 wait wait 3e' --
-	lists "$own2" '0 3 -1m 1e 1e 1 wait wait 3e wait wait 3e' --
+	lists "$own2 peer 2 2" '0 3 -1m 1e 1e 2e 1 pause 2e 3e 3e' --
+	lists "$own2" '0 3 -1m 1e 1e 3e 1 pause 3e' --
+	lists "$own2" '0 3 -1m 1e 1e 1 pause 3e pause 3e' --
 	lists "$own2" '0 3 -1m 1e 1 3e 3e 4e 4 wait' --
 	lists "$own2 peer 5 2" '0 wait 3 wait -1m wait 1e 1 2e 2e wait 2 9 5e wait 5e 3e wait 3e' --
 	# The same in the original stream, with memory and without.
 	lists "$own1 peer 4 1" '3 -1m 3e wait 4e' --
-	lists "$own2" '3 -1m 1e 1 wait wait 3e wait 3e' --
+	lists "$own2" '3 -1m 1e 1 pause 3e wait 3e' --
 	lists 'id 3 memory 0 vectors 1 peer 4 1' '3 3e wait 4e' --
-	lists 'id 3 memory 0 vectors 2' '3 1e 1 wait wait 3e wait 3e' --
+	lists 'id 3 memory 0 vectors 2' '3 1e 1 pause 3e wait 3e' --
 	lists "$own1" '0 3 -1m 3e wait 4e' -- -n 1
 }
 
@@ -326,7 +326,7 @@ types() { # ARGUMENTS-OF-THE-CLIENT LINE...
 }
 
 @test "what comes while the client itself is stopped is no silence" {
-	plays 0 3 -1m 3e wait stop wait wait 3e continue
+	plays 0 3 -1m 3e wait stop pause 3e continue
 	try "$CLIENT" "$SOCK" list
 	is status "$STATUS" 0
 	is 'what it shows' "$(cat "$WORK/out")" $'id 3\nmemory 4096\nvectors 2'

@@ -69,7 +69,7 @@ static void daemon_begin(void)
 		children = file_text(path);
 	} while (!children || !*children);
 	free(children);
-	idle = server_descriptors(&server);
+	idle = server_idle(&server);
 }
 
 /* Starts the server, with these options; one that is killed while it starts is started once more.

@@ -222,7 +222,7 @@ start_unread() { # KIND ARGUMENT...
 	eventually test -s "$WORK/server"
 	PID=$(cat "$WORK/server")
 	PIDS+=("$PID")
-	eventually test -S "$SOCK"
+	eventually grep -q " 00010000 .* $SOCK\$" /proc/net/unix # it listens
 }
 
 read_log() {
@@ -605,6 +605,8 @@ succession() {
 		succession
 		eventually grep -qE "tm_ivshmem_server\[$PID\]: process $before died, and its standby goes on with 1 node, after [0-9]+ ms$" \
 			"$WORK/syslog"
+		# The program on disk is executed, and has a standby of its own.
+		eventually grep -q "tm_ivshmem_server\[$PID\]: restarted in place" "$WORK/syslog"
 		eventually standby_there
 	done
 	kill -KILL "$PID"

@@ -46,7 +46,8 @@ listening() { # SOCKET BYTES VECTORS
 		"$(printf '0\n%s\n-1 fd %s' "$id" "$2"; for ((i = 0; i < $3; i++)); do printf '\n%s fd 0' "$id"; done)"
 	# Nothing else comes: what follows the vectors is the word that this client has left.
 	peer "$1"
-	eventually [ "$(wc -l <"$HEARD")" -ge $((3 + $3)) ]
+	heard() { [ "$(wc -l <"$HEARD")" -ge "$1" ]; }
+	eventually heard $((3 + $3))
 	is "messages" "$(wc -l <"$HEARD")" $((3 + $3))
 }
 

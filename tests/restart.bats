@@ -172,6 +172,21 @@ build() { # CODE [MAKE ARGUMENT...]
 	stop
 }
 
+@test "a program that is replaced while it is tried: the next is tried as well" {
+	start -f mem
+	peer
+	printf '#!/bin/sh\nexit 3\n' >"$WORK/fails"
+	chmod 755 "$WORK/fails"
+	before_original "if (\$purpose eq 'check') { rename('$WORK/fails', '$PROGRAM') or die }"
+	no_restart "ended with status 3"
+	newer "$WORK/newer"
+	before_original "if (\$purpose eq 'check') { rename('$WORK/newer', '$PROGRAM') or die }"
+	restart "$NEWER"
+	before_original "if (\$purpose eq 'check') { unlink('$PROGRAM') or die }"
+	no_restart "No such file"
+	stop
+}
+
 # The server tries a program that hangs: $HUNG is its process.
 hangs() {
 	HUNG=$(pgrep -P "$PID") && perl_runs "$HUNG"

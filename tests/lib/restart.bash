@@ -141,15 +141,21 @@ restart_daemon() {
 	served
 }
 
-# Makes a system call of the server fail: "NAME:error=..." as strace has it.
-inject() { # WHAT
-	strace -p "$PID" -o /dev/null -e "trace=${1%%:*}" -e "inject=$1" 2>"$WORK/strace" 3>&- &
+# Has strace look at the server, until trace_end.
+trace() { # ARGUMENT...
+	rm -f "$WORK/strace" # what one before has said
+	strace -p "$PID" "$@" 2>"$WORK/strace" 3>&- &
 	STRACE=$!
 	PIDS+=("$STRACE")
-	eventually grep -q attached "$WORK/strace"
+	eventually grep -qs attached "$WORK/strace"
 }
 
-inject_end() {
+# Makes a system call of the server fail, until trace_end: "NAME:error=..." as strace has it.
+inject() { # WHAT
+	trace -o /dev/null -e "trace=${1%%:*}" -e "inject=$1"
+}
+
+trace_end() {
 	kill -s INT "$STRACE"
 	wait "$STRACE" || true
 }
