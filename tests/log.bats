@@ -113,7 +113,7 @@ no_syslog() {
 	need_root
 	need_tool setpriv
 	chmod 755 folder
-	WRAP=(setpriv --reuid $NOBODY --regid $NOBODY --clear-groups)
+	WRAP=(setpriv --reuid "$NOBODY" --regid "$NOBODY" --clear-groups)
 	refused "$DIR/folder/file" "choose a folder that uid $NOBODY may use" -- -A -o folder/file
 	: >folder/file
 	refused "$DIR/folder/file" 'belongs to uid 0' -- -A -o folder/file
