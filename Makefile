@@ -10,8 +10,9 @@
 #   make lint        static analysis of everything, and builds for arm64 and riscv64
 #   make coverage    run all tests and show what of the server they do not execute
 #   make bench       what a message costs; CASES='200x4:once ...', PEER='another server' (--help)
+#   make pictures    draw the pictures in doc/ again, which are committed
 #   make releases    try what README.md says first on bare systems of RELEASES='bookworm trixie forky'
-#   make install     install programs, manual pages and systemd units below PREFIX (as root)
+#   make install     install programs, manual pages, systemd units and doc/ below PREFIX (as root)
 #   make install-ivshmem-server  the same, and links by the names of QEMU's server and client
 #   make uninstall   remove these again
 #   make dist        the source of this commit as tm_ivshmem_server-VERSION.tar.gz
@@ -26,10 +27,13 @@ PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
 SBINDIR ?= $(PREFIX)/sbin
 MANDIR ?= $(PREFIX)/share/man
+DOCDIR ?= $(PREFIX)/share/doc/tm_ivshmem_server
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 INSTALLED = $(SBINDIR)/tm_ivshmem_server $(MANDIR)/man8/tm_ivshmem_server.8 \
 	$(UNITDIR)/tm_ivshmem_server@.service $(UNITDIR)/tm_ivshmem_server@.socket \
-	$(BINDIR)/ivshmem_client $(MANDIR)/man1/ivshmem_client.1 $(MANDIR)/man7/ivshmem_protocol.7
+	$(BINDIR)/ivshmem_client $(MANDIR)/man1/ivshmem_client.1 $(MANDIR)/man7/ivshmem_protocol.7 \
+	$(addprefix $(DOCDIR)/,$(PAGES))
+PAGES = README.md $(wildcard doc/*.md doc/*.svg)
 
 CFLAGS ?= -O2 -g
 WARNINGS = -Wall -Wextra -Wshadow -Wstrict-prototypes $(if $(WERROR),-Werror)
@@ -122,7 +126,19 @@ releases:
 
 # PEER reaches the program as it was written, its $SOCKET and the like included.
 bench: tm_ivshmem_server build/tests/bench/bench
-	@PEER='$(subst ','\'',$(value PEER))' build/tests/bench/bench --chart build/bench.svg $(CASES)
+	@PEER='$(subst ','\'',$(value PEER))' build/tests/bench/bench --table build/bench.txt $(CASES)
+	@if command -v gnuplot >/dev/null; then tests/bench/chart build/bench.svg build/bench.txt; \
+		else echo 'no chart: gnuplot is not installed'; fi
+
+# The mesh is drawn by pikchr, which fossil has in it, in the same font and size wherever it is seen;
+# what a message costs, from the table in the pages.
+SVG_HEAD = <svg xmlns='http://www.w3.org/2000/svg' font-family='sans-serif' font-size='16'
+
+pictures:
+	@mkdir -p build
+	fossil pikchr doc/mesh.pikchr build/mesh.svg
+	sed "1s,<svg.* viewBox=,$(SVG_HEAD) viewBox=," build/mesh.svg >doc/mesh.svg
+	tests/bench/chart doc/cost.svg doc/cost.md
 
 install: $(PROGRAMS)
 	install -D -m 755 tm_ivshmem_server $(DESTDIR)$(SBINDIR)/tm_ivshmem_server
@@ -131,6 +147,7 @@ install: $(PROGRAMS)
 	install -D -m 644 client/ivshmem_client.1 $(DESTDIR)$(MANDIR)/man1/ivshmem_client.1
 	install -D -m 644 client/ivshmem_protocol.7 $(DESTDIR)$(MANDIR)/man7/ivshmem_protocol.7
 	install -D -m 644 tm_ivshmem_server.socket $(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.socket
+	for page in $(PAGES); do install -D -m 644 $$page $(DESTDIR)$(DOCDIR)/$$page || exit; done
 	sed 's,@SBINDIR@,$(SBINDIR),g' tm_ivshmem_server.service \
 		>$(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.service
 	chmod 644 $(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.service
@@ -157,6 +174,7 @@ install-ivshmem-server: install
 
 uninstall:
 	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
+	rmdir $(DESTDIR)$(DOCDIR)/doc $(DESTDIR)$(DOCDIR) 2>/dev/null || :
 	! { $(call is_ours,$(QEMU_SERVER),tm_ivshmem_server); } || rm -f $(QEMU_SERVER) $(QEMU_SERVER_PAGE)
 	! { $(call is_ours,$(QEMU_CLIENT),ivshmem_client); } || rm -f $(QEMU_CLIENT) $(QEMU_CLIENT_PAGE)
 
@@ -167,7 +185,7 @@ clean:
 	rm -rf build $(PROGRAMS)
 
 FORCE:
-.PHONY: all run demo deps check faults soak lint coverage releases bench install \
+.PHONY: all run demo deps check faults soak lint coverage releases bench pictures install \
 	install-ivshmem-server uninstall dist clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:

@@ -27,8 +27,8 @@
  * This file is the program: start, loop, signals, the end. Each matter has a room of its own in
  * server/, whose header says what it is for; server/README.md is the map.
  *
- * The numbers of hazards in comments are those of the list of what breaks real clients, in the
- * README under "What a server must never do".
+ * The numbers of hazards in comments are those of the list of what breaks real clients, in
+ * doc/compatibility.md under "What a server must never do".
  */
 #define _GNU_SOURCE
 #include "server/check.h"
@@ -183,6 +183,7 @@ static void signals_take(struct server *s)
 			store_report(&s->store);
 			break;
 		case SIGHUP:
+			log_reopen();
 			socket_check(&s->clients);
 			if (!s->stop_at)
 				trial_start(&s->restart);
@@ -231,8 +232,9 @@ static bool server_succeed(struct server *s)
 	standby_want(&s->standby);
 	file_inherit(s->ledger->lock, s->opt.object);
 	pidfile_inherit(&s->pidfile);
-	say("process %d died, and its standby goes on with %zu node%s, after %" PRId64 " ms",
-	    (int)s->standby.server, s->mesh.count, S(s->mesh.count), now_ms() - s->standby.died_ms);
+	warn("process %d died, and its standby goes on with %zu node%s, after %" PRId64 " ms",
+	     (int)s->standby.server, s->mesh.count, S(s->mesh.count),
+	     now_ms() - s->standby.died_ms);
 	set_each (sock, &waiting)
 		client_welcome(&s->clients, sock);
 	trial_start(&s->restart);
@@ -439,7 +441,7 @@ static bool background_enter(struct server *s)
 	setsid();
 	if (chdir("/") < 0)
 		fail("cannot change to /");
-	log_to_syslog();
+	log_leave_stderr(true);
 	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
 		dup2(s->reserve.null, fd);
 	if (write(s->parent, "", 1) != 1 && errno != EPIPE)
@@ -511,10 +513,10 @@ static bool nodes_fit(const struct server *s)
 			"ulimit -n or LimitNOFILE=",
 			(uintmax_t)each, S(each), (uintmax_t)used, (uintmax_t)limit.rlim_cur);
 	if (nodes < NODES_FEW)
-		say("warning: only %ju node%s of %u vector%s will fit: the limit of descriptors is "
-		    "%ju; raise that limit with ulimit -n or LimitNOFILE=",
-		    (uintmax_t)nodes, S(nodes), s->opt.vectors, S(s->opt.vectors),
-		    (uintmax_t)limit.rlim_cur);
+		warn("warning: only %ju node%s of %u vector%s will fit: the limit of descriptors is "
+		     "%ju; raise that limit with ulimit -n or LimitNOFILE=",
+		     (uintmax_t)nodes, S(nodes), s->opt.vectors, S(s->opt.vectors),
+		     (uintmax_t)limit.rlim_cur);
 	return true;
 }
 
@@ -543,11 +545,13 @@ static bool server_begin(struct server *s, const struct passed *in)
 		nodes_let_go(in);
 	if (in->waiting >= 0)
 		client_welcome(&s->clients, descriptor_lower(in->waiting));
-	server_announce(s);
+	if (!s->opt.daemonize || !s->opt.log) /* else the file has it already */
+		server_announce(s);
 	standby_want(&s->standby);
 	if (in->fits)
 		say("took over %zu node%s from a server that had ended, version " VERSION, count,
 		    S(count));
+	log_leave_stderr(false);
 	return true;
 }
 
@@ -631,19 +635,19 @@ int main(int argc, char **argv)
 	static struct server s;
 	const char *variable = getenv(LEDGER_VARIABLE);
 	unsigned int passed = passed_count();
-	int ledger = -1, in_background = 0;
+	int ledger = -1, in_background = 0, log = -1;
 	char purpose[16] = "";
 	size_t lost = 0;
 
 	name_begin();
 	standby_title(&s.standby, argv);
-	if (variable && sscanf(variable, "%15s %d %d %zu %" SCNd64, purpose, &ledger,
-			       &in_background, &lost, &s.supervisor.reloading_us) < 3)
+	if (variable && sscanf(variable, "%15s %d %d %zu %" SCNd64 " %d", purpose, &ledger,
+			       &in_background, &lost, &s.supervisor.reloading_us, &log) < 3)
 		variable = NULL;
 	unsetenv(LEDGER_VARIABLE);
 	if (!variable)
 		close_range(STDERR_FILENO + 1 + passed, UINT_MAX, 0); /* what the caller had open */
-	log_begin(in_background, !strcmp(purpose, "resume") ? lost : 0);
+	log_begin(in_background, log, !strcmp(purpose, "resume") ? lost : 0);
 	server_connect(&s);
 	s.parent = s.supervisor.sock = -1;
 	s.restart.argv = argv;
@@ -664,6 +668,11 @@ int main(int argc, char **argv)
 	/* A log that nobody reads, and a size beyond a limit, are errors. */
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN);
+	if (!log_file_open(s.opt.log)) {
+		path_fail(errno == ENXIO ? "nobody reads the log" : "cannot open the log",
+			  s.opt.log);
+		return EXIT_FAILURE;
+	}
 	if (variable && strcmp(purpose, "resume") != 0)
 		return ledger_suits(ledger, &s.opt) ? CAN_TAKE_OVER : EXIT_FAILURE;
 	if (variable ? !server_resume(&s, ledger) : !server_start(&s, passed))

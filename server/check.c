@@ -28,10 +28,11 @@ static bool options_same(const struct options *a, const struct options *b)
 {
 	return text_same(a->object, b->object) && text_same(a->socket, b->socket) &&
 	       text_same(a->pidfile, b->pidfile) && text_same(a->group, b->group) &&
-	       a->shm == b->shm && a->anonymous == b->anonymous && a->daemonize == b->daemonize &&
-	       a->truncate == b->truncate && a->allocate == b->allocate && a->legacy == b->legacy &&
-	       a->verbose == b->verbose && a->sized == b->sized && a->size == b->size &&
-	       a->vectors == b->vectors && a->sync == b->sync;
+	       text_same(a->log, b->log) && a->shm == b->shm && a->anonymous == b->anonymous &&
+	       a->daemonize == b->daemonize && a->truncate == b->truncate &&
+	       a->allocate == b->allocate && a->legacy == b->legacy && a->verbose == b->verbose &&
+	       a->sized == b->sized && a->size == b->size && a->vectors == b->vectors &&
+	       a->sync == b->sync;
 }
 
 /* The command line of a process, ended by NULL, and how many words it has; 0: it cannot be read. */
@@ -84,9 +85,9 @@ static void options_compare(const struct options *o)
 		_exit(options_same(o, &theirs) ? EXIT_SUCCESS : EXIT_FAILURE);
 	}
 	if (child > 0 && TEMP_FAILURE_RETRY(waitpid(child, &status, 0)) == child && status != 0)
-		say("process %" PRIu64 " was started with other options, which a reload keeps: "
-		    "the new options take effect with systemctl restart",
-		    process);
+		warn("process %" PRIu64 " was started with other options, which a reload keeps: "
+		     "the new options take effect with systemctl restart",
+		     process);
 }
 
 void check_answer(const struct options *o)

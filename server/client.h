@@ -36,7 +36,7 @@ struct clients {
  * its own ID, or as a memory that is too small (hazard 3). Closes the socket.
  */
 #define client_refuse(c, sock, ...) \
-	(say("a client is refused: " __VA_ARGS__), client_dismiss(c, sock))
+	(warn("a client is refused: " __VA_ARGS__), client_dismiss(c, sock))
 
 /* The second half of that. */
 void client_dismiss(const struct clients *c, int sock);

@@ -102,9 +102,9 @@ static void peer_convert(struct ledger *l, struct peer *p, uint64_t last)
 	if (p->serial == last) {
 		p->serial = 0;
 	} else if (p->serial && p->sending) {
-		say("ID %d left: version 1.2.0 died while it sent to this node, and did not note "
-		    "how much arrived: restart the node, process %d",
-		    p->id, (int)p->process);
+		warn("ID %d left: version 1.2.0 died while it sent to this node, and did not note "
+		     "how much arrived: restart the node, process %d",
+		     p->id, (int)p->process);
 		departure_note(l, p->serial, p->id);
 		p->serial = 0;
 		l->flush_due = true;

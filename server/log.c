@@ -26,15 +26,24 @@
 static bool background, muted;
 static char reason[512]; /* the last error that was logged */
 
+/* Where a line goes, and how it begins there. */
+enum target { TO_STDERR, TO_JOURNAL, TO_SYSLOG, TO_FILE };
+
 static struct {
-	int own;      /* stderr opened once more, or a socket to the system's log; closed at exit.
-			 -1: none */
-	bool stream;  /* the system's log takes a stream, no datagrams */
-	bool socket;  /* stderr is one */
-	bool blocks;  /* stderr could not be opened once more, and a write there may wait */
-	size_t bytes; /* of log_lines */
+	int own;  /* stderr opened once more, or a socket to the system's log; closed at exit.
+		     -1: none */
+	int file; /* the log file, whose number never changes while we serve; closed at exit.
+		     -1: none */
+	const char *path; /* of that */
+	bool start;       /* what goes to stderr is copied there */
+	size_t missed;    /* lines of which there is no copy */
+	bool journal;     /* stderr is systemd's */
+	bool stream;      /* the system's log takes a stream, no datagrams */
+	bool socket;      /* stderr is one */
+	bool blocks;      /* stderr could not be opened once more, and a write there may wait */
+	size_t bytes;     /* of log_lines */
 	size_t dropped;
-} logging = {.own = -1};
+} logging = {.own = -1, .file = -1};
 
 static char log_lines[1 << 16]; /* that wait */
 
@@ -78,19 +87,46 @@ int *log_descriptor(void)
 	return &logging.own;
 }
 
-/* Takes a descriptor for the log, with a number that select does not need if there is one. */
-static void log_take(int fd)
+int *log_file(void)
 {
-	int high = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, FD_SETSIZE);
+	return &logging.file;
+}
+
+/* Where lines go now. */
+static enum target log_target(void)
+{
+	if (logging.file >= 0 && !logging.start)
+		return TO_FILE;
+	if (background)
+		return TO_SYSLOG;
+	return logging.journal ? TO_JOURNAL : TO_STDERR;
+}
+
+/* Gives a descriptor a number that select does not need, if there is one. Returns the number. */
+static int log_high(int fd)
+{
+	int high = fd < 0 || fd >= FD_SETSIZE ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, FD_SETSIZE);
 
 	if (high >= 0)
 		close(fd);
-	logging.own = high >= 0 ? high : fd;
+	return high >= 0 ? high : fd;
 }
 
 void log_raise(void)
 {
-	log_take(logging.own);
+	logging.own = log_high(logging.own);
+	logging.file = log_high(logging.file);
+}
+
+/* Whether stderr is the stream to the journal that systemd has made it (systemd.exec(5)). */
+static bool log_is_journal(const struct stat *st)
+{
+	const char *stream = getenv("JOURNAL_STREAM");
+	uintmax_t dev, ino;
+	char more;
+
+	return stream && sscanf(stream, "%ju:%ju%c", &dev, &ino, &more) == 2 && dev == st->st_dev &&
+	       ino == st->st_ino;
 }
 
 /*
@@ -103,14 +139,19 @@ static void log_open(void)
 
 	if (fstat(STDERR_FILENO, &st) < 0)
 		return;
+	logging.journal = log_is_journal(&st);
 	logging.socket = S_ISSOCK(st.st_mode);
 	logging.blocks = S_ISFIFO(st.st_mode) || (S_ISCHR(st.st_mode) && isatty(STDERR_FILENO));
 	if (logging.blocks)
-		log_take(open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+		logging.own = log_high(
+			open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
 }
 
-/* Connects to the system's log, which takes datagrams or a stream. Returns false with errno. */
-static bool log_connect(void)
+/*
+ * Connects to the system's log, which takes datagrams or a stream. Returns a socket that select
+ * does not need to see, or -1 with errno.
+ */
+static int log_connect(bool *stream)
 {
 	static const struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = _PATH_LOG};
 	int error = 0;
@@ -121,9 +162,8 @@ static bool log_connect(void)
 
 		if (fd >= 0 &&
 		    connect(fd, (const struct sockaddr *)&address, sizeof(address)) == 0) {
-			log_take(fd);
-			logging.stream = i == 1;
-			return true;
+			*stream = i == 1;
+			return log_high(fd);
 		}
 		error = errno;
 		if (fd >= 0)
@@ -132,7 +172,7 @@ static bool log_connect(void)
 			break;
 	}
 	errno = error;
-	return false;
+	return -1;
 }
 
 /* Whether a line that failed with this errno can be written later. */
@@ -140,6 +180,8 @@ static bool log_later(int error)
 {
 	static const int later[] = {EAGAIN, EINTR, ENOBUFS, ENOMEM, EMFILE, ENFILE, ENOSPC, EDQUOT};
 
+	if (log_target() == TO_FILE)
+		return true; /* whatever it lacks may come back, or another at HUP */
 	for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++)
 		if (error == later[i])
 			return true;
@@ -155,7 +197,9 @@ static ssize_t log_send(const char *line, size_t length)
 	ssize_t n = -1;
 
 	for (int tries = 0; tries < 2 && n < 0; tries++) {
-		if (logging.own < 0 && !log_connect())
+		if (logging.own < 0)
+			logging.own = log_connect(&logging.stream);
+		if (logging.own < 0)
 			return -1;
 		n = send(logging.own, line, length - !logging.stream, MSG_NOSIGNAL);
 		if (n >= 0)
@@ -173,6 +217,8 @@ static ssize_t log_write(const char *line, size_t length)
 {
 	struct pollfd room = {.fd = STDERR_FILENO, .events = POLLOUT};
 
+	if (log_target() == TO_FILE)
+		return write(logging.file, line, length);
 	if (background)
 		return log_send(line, length);
 	if (logging.own >= 0)
@@ -251,6 +297,17 @@ static size_t character_length(const char *text)
 	return length;
 }
 
+void text_tidy(char *text)
+{
+	for (char *at = text; *at;) {
+		size_t n = character_length(at);
+
+		if (n == 0)
+			*at = '?';
+		at += n ? n : 1;
+	}
+}
+
 /*
  * Makes one line of a text, whatever a path in it is called: not too long, with its beginning and
  * its end, where the remedy stands. Returns its length.
@@ -265,44 +322,51 @@ static size_t line_tidy(char *line)
 		memset(line + half - 3, '.', 3);
 		length = most;
 	}
-	for (char *at = line; *at;) {
-		size_t n = character_length(at);
-
-		if (n == 0)
-			*at = '?';
-		at += n ? n : 1;
-	}
+	text_tidy(line);
 	line[length++] = '\n';
 	return length;
 }
 
-/* Begins a line: on stderr, with the name of the program; for the system's log, as that wants it
- * (RFC 3164). Returns its length. */
-static int line_begin(char *line, size_t room, int level)
+/*
+ * Begins a line: on stderr, with the name of the program, which the journal knows, but not the
+ * level (sd-daemon(3)); for the system's log, as that wants it (RFC 3164); in a file, with the time
+ * (RFC 3339). Returns its length.
+ */
+static int line_begin(char *line, size_t room, enum target target, int level)
 {
+	const char *name = program_invocation_short_name;
 	time_t now = time(NULL);
 	struct tm local;
-	char text[32] = "";
+	char text[32] = "", zone[8] = "";
 
-	if (!background)
-		return snprintf(line, room, "%s: ", program_invocation_short_name);
-	if (localtime_r(&now, &local))
-		strftime(text, sizeof(text), "%b %e %T", &local);
-	return snprintf(line, room, "<%d>%s %s[%d]: ", LOG_DAEMON | level, text,
-			program_invocation_short_name, (int)getpid());
+	if (target == TO_STDERR)
+		return snprintf(line, room, "%s: ", name);
+	if (target == TO_JOURNAL)
+		return snprintf(line, room, "<%d>", level);
+	if (localtime_r(&now, &local)) {
+		strftime(text, sizeof(text), target == TO_FILE ? "%FT%T" : "%b %e %T", &local);
+		strftime(zone, sizeof(zone), "%z", &local); /* +0100 */
+	}
+	if (target == TO_FILE)
+		return snprintf(line, room, "%s%.3s:%s %s[%d]: ", text, zone, zone + 3, name,
+				(int)getpid());
+	return snprintf(line, room, "<%d>%s %s[%d]: ", LOG_DAEMON | level, text, name,
+			(int)getpid());
 }
 
 void log_settle(void)
 {
+	enum target target = log_target();
 	char line[256];
 	int n;
 
 	log_flush();
 	if (logging.bytes || !logging.dropped)
 		return;
-	n = line_begin(line, sizeof(line), LOG_WARNING);
-	snprintf(line + n, sizeof(line) - (size_t)n - 1,
-		 "lines dropped here, since nobody read this log: %zu", logging.dropped);
+	n = line_begin(line, sizeof(line), target, LOG_WARNING);
+	snprintf(line + n, sizeof(line) - (size_t)n - 1, "lines dropped here, since %s: %zu",
+		 target == TO_FILE ? "this log could not be written" : "nobody read this log",
+		 logging.dropped);
 	logging.dropped = 0;
 	log_add(line, line_tidy(line));
 }
@@ -316,25 +380,90 @@ static void log_end(void)
 	}
 }
 
-void log_to_syslog(void)
+/* Connects to the system's log, where that is to be ours. Returns the socket or, having said that
+ * there will be no log, -1. */
+static int log_prepare(void)
 {
+	int fd = log_connect(&logging.stream);
+
+	if (fd < 0 && errno != EAGAIN) /* a stream that is busy */
+		log_line(
+			LOG_WARNING, errno,
+			"warning: nothing is logged from here on, since nobody listens at " _PATH_LOG
+			": give %s-o FILE, or start a syslog daemon",
+			as_qemu() ? "tm_ivshmem_server " : "");
+	return fd;
+}
+
+void log_leave_stderr(bool for_background)
+{
+	int fd = -1;
+
+	if (background || (!for_background && logging.file < 0))
+		return;
+	if (logging.file < 0)
+		fd = log_prepare();
 	log_end();
-	logging.dropped = log_lost();
+	logging.dropped = logging.file >= 0 ? logging.missed : log_lost();
 	logging.bytes = 0;
 	if (logging.own >= 0)
 		close(logging.own);
-	logging.own = -1;
-	background = true;
+	logging.own = fd;
+	logging.start = false;
+	background = for_background;
+	log_settle();
 }
 
-void log_begin(bool in_background, size_t lost)
+void log_begin(bool in_background, int file, size_t lost)
 {
-	if (in_background)
-		log_to_syslog();
-	else
+	if (file >= 0 && fcntl(file, F_SETFD, FD_CLOEXEC) == 0)
+		logging.file = file;
+	else if (!in_background)
 		log_open();
+	background = in_background;
 	logging.dropped = lost;
 	atexit(log_end);
+}
+
+/* Opens the log file. It is never waited for, be it a pipe. Returns it, or -1 with errno. */
+static int file_open(const char *path)
+{
+	return open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0640);
+}
+
+bool log_file_open(const char *path)
+{
+	logging.path = path;
+	if (!path || logging.file >= 0)
+		return true;
+	logging.file = log_high(file_open(path));
+	logging.start = true;
+	return logging.file >= 0;
+}
+
+void log_reopen(void)
+{
+	int fd;
+
+	if (logging.file < 0 || !logging.path)
+		return;
+	fd = file_open(logging.path);
+	if (fd < 0 || dup3(fd, logging.file, O_CLOEXEC) < 0)
+		fail("cannot open %s again, going on with the log as it was", logging.path);
+	if (fd >= 0)
+		close(fd);
+}
+
+/* Copies what is said on stderr to the log file, while the server starts. */
+static void log_copy(int level, const char *text)
+{
+	char line[4 * PATH_MAX];
+	int n = line_begin(line, sizeof(line), TO_FILE, level);
+	size_t length;
+
+	snprintf(line + n, sizeof(line) - (size_t)n - 1, "%s", text);
+	length = line_tidy(line);
+	logging.missed += write(logging.file, line, length) != (ssize_t)length;
 }
 
 bool log_line(int level, int error, const char *format, ...)
@@ -348,13 +477,15 @@ bool log_line(int level, int error, const char *format, ...)
 		return false;
 	if (logging.dropped)
 		log_settle();
-	n = (size_t)line_begin(line, sizeof(line), level);
+	n = (size_t)line_begin(line, sizeof(line), log_target(), level);
 	va_start(args, format);
 	vsnprintf(line + n, sizeof(line) - n - 1, format, args);
 	va_end(args);
 	length = strlen(line);
 	if (error)
 		snprintf(line + length, sizeof(line) - length - 1, ": %s", strerror(error));
+	if (logging.start)
+		log_copy(level, line + n);
 	length = line_tidy(line);
 	if (level == LOG_ERR)
 		snprintf(reason, sizeof(reason), "%.*s", (int)(length - n - 1), line + n);

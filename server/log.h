@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * log: one line for each event, on stderr or, in the background, to the system's log
+ * log: one line for each event, on stderr, in a file, or, in the background, to the system's log
  *
  * Owns where lines go, and those that wait. Nobody else writes to stderr or to the system's log. A
  * line is never waited for: nodes would wait with us. What whoever reads the log has no room for
@@ -20,10 +20,11 @@
 #define QEMU_NAME    "ivshmem-server" /* under this one we take the options of QEMU's server */
 #define LOG_RETRY_MS 250              /* until it is tried again to write what waits */
 
-/* Four verbs: what happened; what failed, with errno's text; what is wrong where errno has nothing
- * to add; a mistake in the command line, which ends the program. The middle two give their caller
- * false to return. */
+/* Five verbs: what happened; what somebody should know or do, though it works; what failed, with
+ * errno's text; what is wrong where errno has nothing to add; a mistake in the command line, which
+ * ends the program. Those but the first and the last give their caller false to return. */
 #define say(...)      log_line(LOG_INFO, 0, __VA_ARGS__)
+#define warn(...)     log_line(LOG_WARNING, 0, __VA_ARGS__)
 #define fail(...)     log_line(LOG_ERR, errno, __VA_ARGS__)
 #define complain(...) log_line(LOG_ERR, 0, __VA_ARGS__)
 #define VALUE         "'%.300s'" /* of the command line: the remedy behind it must not be cut off */
@@ -52,13 +53,25 @@ void name_begin(void);
 /* Whether we were started by the name of QEMU's server. */
 bool as_qemu(void);
 
-/* Begins to log, for an image before which so many lines are lost. */
-void log_begin(bool in_background, size_t lost);
+/* Begins to log, for an image before which so many lines are lost, to the log file that it has left
+ * in this descriptor; -1: none. */
+void log_begin(bool in_background, int file, size_t lost);
 
-/* From here on the log is the system's. */
-void log_to_syslog(void);
+/*
+ * Opens a log file to append to, and copies there what is said on stderr, until log_leave_stderr.
+ * NULL: there is none; one that an image before has left is open. Returns false with errno.
+ */
+bool log_file_open(const char *path);
 
-/* Whether it is. */
+/* The server is ready: from here on the log is the file, if there is one; else it stays stderr or,
+ * in the background, becomes the system's; then stderr says so where that cannot be reached. In the
+ * background already, does nothing. */
+void log_leave_stderr(bool for_background);
+
+/* Opens the log file again, which may have been moved; goes on with it as it was if that fails. */
+void log_reopen(void);
+
+/* Whether we are in the background. */
 bool log_in_background(void);
 
 /* How many lines are gone if we are from here on. */
@@ -73,16 +86,24 @@ void log_settle(void);
 /* Forgets what waits, in another process than the one that is to write it. */
 void log_forget(void);
 
-/* The descriptor that the log writes to, for who has to give it another number; -1: none. */
+/* The descriptor that the log writes to where that is no file, for who has to give it another
+ * number; -1: none. */
 int *log_descriptor(void);
 
-/* Gives that descriptor a number that select does not need, if there is one. */
+/* That of the log file, which outlives the process; its number does not change once we serve. -1:
+ * none. */
+int *log_file(void);
+
+/* Gives both a number that select does not need, if there is one. */
 void log_raise(void);
 
 /* What a function says in words, for a line of the log. */
 struct text {
 	char text[80];
 };
+
+/* Replaces by '?' what is no character, or controls a terminal. */
+void text_tidy(char *text);
 
 /* A size in bytes, as -m takes it: in the largest unit of which it is a multiple. */
 struct text size_text(uint64_t bytes);

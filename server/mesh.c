@@ -215,6 +215,7 @@ void peer_join(struct mesh *m, int sock, int id, bool stored)
 	p->place = (struct place){
 		.head = l->legacy ? 1 : 0, .vectors = l->vectors, .departures = l->departures};
 	ledger_order();
+	supervisor_count(m->supervisor, m->count + 1);
 	p->stored = 0;
 	p->stored = stored || parcel_store(m->supervisor, sock, serial, false) ? PARCEL_FIRST : 0;
 	ledger_order();
@@ -241,15 +242,27 @@ static void peer_free(struct mesh *m, int sock)
 	close(sock);
 }
 
+/* What is said of a client that has left as any may leave; all else is worth a warning. */
+static const char left_closed[] = "closed the connection";
+static const char left_unread[] =
+	"ended before it had read all messages (Connection reset by peer)";
+
+/* Why a client has left, to whom nothing can be sent for this reason. */
+static const char *send_ended(int error)
+{
+	return error == EPIPE ? left_closed : error == ECONNRESET ? left_unread : strerror(error);
+}
+
 /* A peer has left: takes it off the list, and notes that for the others to be told. */
 static void peer_leave(struct mesh *m, int sock, const char *why)
 {
+	int level = why == left_closed || why == left_unread ? LOG_INFO : LOG_WARNING;
 	struct ledger *l = m->ledger;
 	struct peer *p = peer_at(m->ledger, sock);
 	size_t at = peers_up_to(m, p->serial) - 1;
 
-	say("ID %d left: %s", p->id, why);
-	m->count--;
+	log_line(level, 0, "ID %d left: %s", p->id, why);
+	supervisor_count(m->supervisor, --m->count);
 	memmove(&m->order[at], &m->order[at + 1], (m->count - at) * sizeof(m->order[0]));
 	FD_CLR(sock, &m->present);
 	FD_CLR(sock, &m->greeting);
@@ -312,6 +325,7 @@ void peers_restore(struct mesh *m)
 		else if (p->serial)
 			peer_enter(m, sock);
 	}
+	supervisor_count(m->supervisor, m->count);
 	m->blocked = m->idle = m->present; /* the first look says who is not */
 }
 
@@ -347,8 +361,8 @@ static size_t peer_send_batch(struct mesh *m, int sock)
 	p->sending = false;
 	ledger_order();
 	for (int i = 0; i < sent && m->opt->verbose; i++)
-		say("to ID %d: %" PRId64 "%s", p->id, batch[i].value,
-		    batch[i].fd < 0 ? "" : " with a descriptor");
+		log_line(LOG_DEBUG, 0, "to ID %d: %" PRId64 "%s", p->id, batch[i].value,
+			 batch[i].fd < 0 ? "" : " with a descriptor");
 	if (sent == (int)n)
 		return n;
 	if (sent >= 0 || errno == EAGAIN || errno == EINTR) {
@@ -359,7 +373,7 @@ static size_t peer_send_batch(struct mesh *m, int sock)
 		FD_SET(sock, &m->starved);
 		timer_start(m->ledger, TIMER_SEND, SEND_RETRY_MS);
 	} else {
-		peer_leave(m, sock, errno == EPIPE ? "closed the connection" : strerror(errno));
+		peer_leave(m, sock, send_ended(errno));
 	}
 	return sent > 0 ? (size_t)sent : 0;
 }
@@ -498,14 +512,12 @@ const char *client_ended(int sock)
 	ssize_t n = recv(sock, &byte, 1, MSG_DONTWAIT | MSG_PEEK); /* for the next look as well */
 
 	if (n == 0)
-		return "closed the connection";
+		return left_closed;
 	if (n > 0)
 		return "sent data, which no ivshmem client does";
 	if (errno == EAGAIN || errno == EINTR || errno == ENOMEM || errno == ENOBUFS)
 		return NULL;
-	return errno == ECONNRESET
-		       ? "ended before it had read all messages (Connection reset by peer)"
-		       : strerror(errno);
+	return send_ended(errno);
 }
 
 void peers_read(struct mesh *m)

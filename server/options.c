@@ -60,6 +60,7 @@ static const char help_text[] =
 	"  -L, --legacy         send the original stream, without the version message; allows any\n"
 	"                       size of whole pages, and -m 0 for interrupts without memory\n"
 	"  -i, --pidfile PATH   write the process ID to PATH, locked while the server runs\n"
+	"  -o, --log FILE       append the log to FILE; HUP opens it again\n"
 	"  -y, --sync SECONDS   flush the file to disk at this interval, not only when nodes leave\n"
 	"  -v, --verbose        log every message\n"
 	"      --default-file PATH  the same as -f, but -f, -s, -A and -m 0 override it\n"
@@ -99,7 +100,7 @@ static const char qemu_help_text[] =
 /* Options without a letter. */
 enum { OPTION_CHECK = UCHAR_MAX + 1, OPTION_DEFAULT_FILE };
 
-static const char short_options[] = ":df:s:A::m:tan:p:g:Li:y:vVh";
+static const char short_options[] = ":df:s:A::m:tan:p:g:Li:o:y:vVh";
 
 static const struct option long_options[] = {
 	{"daemonize", no_argument, NULL, 'd'},
@@ -114,6 +115,7 @@ static const struct option long_options[] = {
 	{"group", required_argument, NULL, 'g'},
 	{"legacy", no_argument, NULL, 'L'},
 	{"pidfile", required_argument, NULL, 'i'},
+	{"log", required_argument, NULL, 'o'},
 	{"sync", required_argument, NULL, 'y'},
 	{"verbose", no_argument, NULL, 'v'},
 	{"default-file", required_argument, NULL, OPTION_DEFAULT_FILE},
@@ -390,18 +392,24 @@ static void memoryless_check(const struct options *o, const char *file, const ch
 			      size);
 }
 
-/* Three things cannot have one path. */
+/* Four things cannot have one path. */
 static void paths_check(const struct options *o)
 {
-	if (!o->anonymous && !strcmp(o->socket, o->object))
-		usage("%s " VALUE ": the backing store has this path; give another path",
-		      option_name('p'), o->socket);
-	if (o->pidfile && !o->anonymous && !strcmp(o->pidfile, o->object))
-		usage("%s " VALUE ": the backing store has this path; give another path",
-		      option_name('i'), o->pidfile);
-	if (o->pidfile && !strcmp(o->pidfile, o->socket))
-		usage("%s " VALUE ": the socket has this path; give another path", option_name('i'),
-		      o->pidfile);
+	const struct {
+		const char *path, *what;
+		int letter;
+	} paths[] = {
+		{o->anonymous ? NULL : o->object, "backing store", 0},
+		{o->socket, "socket", 'p'},
+		{o->pidfile, "pidfile", 'i'},
+		{o->log, "log", 'o'},
+	};
+
+	for (size_t i = 1; i < sizeof(paths) / sizeof(paths[0]); i++)
+		for (size_t j = 0; j < i; j++)
+			if (paths[i].path && paths[j].path && !strcmp(paths[i].path, paths[j].path))
+				usage("%s " VALUE ": the %s has this path; give another path",
+				      option_name(paths[i].letter), paths[i].path, paths[j].what);
 }
 
 /* What holds for the options together, whatever their order; arguments as they were given. */
@@ -518,6 +526,7 @@ static void options_parse_own(struct options *o, int argc, char **argv)
 		case 'g': o->group = optarg; break;
 		case 'L': o->legacy = true; break;
 		case 'i': o->pidfile = path_parse('i', &argv[optind - 1]); break;
+		case 'o': o->log = path_parse('o', &argv[optind - 1]); break;
 		case 'y': o->sync = number_parse('y', 1, SYNC_MAX); break;
 		case 'v': o->verbose = true; break;
 		case OPTION_DEFAULT_FILE:

@@ -26,6 +26,7 @@ struct options {
 	const char *folder;  /* absolute: where an unnamed one has its file; NULL: it has none */
 	const char *socket;  /* absolute */
 	const char *pidfile; /* absolute; NULL: none */
+	const char *log;     /* absolute; NULL: none */
 	bool shm;            /* the object is no file that persists */
 	bool anonymous;      /* it has no name, either: nobody else can open it */
 	bool daemonize, truncate, allocate, legacy, verbose;

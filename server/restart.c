@@ -37,14 +37,14 @@ char *program_path(void)
 	return strdup(access(path, X_OK) == 0 ? path : self);
 }
 
-#define OWN_DESCRIPTORS 9
+#define OWN_DESCRIPTORS 10
 
 /* What the server has open itself, but for what each process has for itself; -1: not this. Returns
  * where the list ends. */
 static int *own_list(const struct ledger *l, int *list)
 {
 	const int own[OWN_DESCRIPTORS] = {l->self,     l->store, l->lock,    l->disk, l->pidfile,
-					  l->listener, l->watch, l->signals, l->ends};
+					  l->listener, l->watch, l->signals, l->ends, *log_file()};
 
 	return mempcpy(list, own, sizeof(own));
 }
@@ -101,11 +101,13 @@ void descriptors_sweep(const struct restart *r, const fd_set *more)
 /* Executes the program on disk with the ledger; returns only if that fails, having said so. */
 static void program_execute(struct restart *r, const char *purpose)
 {
-	char value[64];
+	char value[96];
 
-	snprintf(value, sizeof(value), "%s %d %d %zu %" PRId64, purpose, r->ledger->self,
-		 log_in_background(), log_lost(), r->supervisor->reloading_us);
-	if (fcntl(r->ledger->self, F_SETFD, 0) == 0 && setenv(LEDGER_VARIABLE, value, 1) == 0)
+	snprintf(value, sizeof(value), "%s %d %d %zu %" PRId64 " %d", purpose, r->ledger->self,
+		 log_in_background(), log_lost(), r->supervisor->reloading_us, *log_file());
+	if (fcntl(r->ledger->self, F_SETFD, 0) == 0 &&
+	    (*log_file() < 0 || fcntl(*log_file(), F_SETFD, 0) == 0) &&
+	    setenv(LEDGER_VARIABLE, value, 1) == 0)
 		execv(r->program, r->argv);
 	fail("cannot execute %s, going on without a restart", r->program);
 	unsetenv(LEDGER_VARIABLE);

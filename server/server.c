@@ -6,6 +6,7 @@ void server_connect(struct server *s)
 {
 	s->pidfile.opt = s->store.opt = s->mesh.opt = s->clients.opt = &s->opt;
 	s->listener.opt = &s->opt;
+	s->supervisor.opt = &s->opt;
 	s->mesh.supervisor = s->restart.supervisor = &s->supervisor;
 	s->restart.standby = &s->standby;
 	s->clients.reserve = &s->reserve;

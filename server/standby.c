@@ -122,9 +122,9 @@ void standby_end(struct standby *b)
 
 void standby_ended(struct standby *b, int status)
 {
-	complain("the standby, process %d, ended with %s %d: starting another in a second",
-		 (int)b->ledger->standby, WIFEXITED(status) ? "status" : "signal",
-		 WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
+	warn("the standby, process %d, ended with %s %d: starting another in a second",
+	     (int)b->ledger->standby, WIFEXITED(status) ? "status" : "signal",
+	     WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
 	b->ledger->standby = 0;
 	timer_start(b->ledger, TIMER_STANDBY, STANDBY_RETRY_MS);
 }

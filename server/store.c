@@ -146,9 +146,9 @@ static void store_warn_foreign(const struct store *s, const struct examination *
 		    (st->st_mode & S_IWGRP && st->st_gid != s->ledger->group && st->st_gid != 0);
 
 	if (!s->created && !s->opt->anonymous && (foreign || open))
-		say("warning: %s belongs to uid %u, gid %u and has mode %04o: others can truncate "
-		    "it, which crashes the nodes; chown %u and chmod 0600 make it the server's own",
-		    s->opt->object, st->st_uid, st->st_gid, st->st_mode & 07777, geteuid());
+		warn("warning: %s belongs to uid %u, gid %u and has mode %04o: others can truncate "
+		     "it, which crashes the nodes; chown %u and chmod 0600 make it the server's own",
+		     s->opt->object, st->st_uid, st->st_gid, st->st_mode & 07777, geteuid());
 }
 
 /*
@@ -284,9 +284,9 @@ static void store_warn_sparse(const struct store *s, const struct examination *e
 
 	if (e->fs.f_blocks && e->fs.f_type != HUGETLBFS_MAGIC && blocks < size &&
 	    size - blocks > left)
-		say("warning: %s lacks %s of its blocks and only %s are free: a node that writes "
-		    "when no block is free is killed; %s-a reserves all blocks now",
-		    s->opt->object, SIZE(size - blocks), SIZE(left >> 20 << 20), own_name());
+		warn("warning: %s lacks %s of its blocks and only %s are free: a node that writes "
+		     "when no block is free is killed; %s-a reserves all blocks now",
+		     s->opt->object, SIZE(size - blocks), SIZE(left >> 20 << 20), own_name());
 }
 
 /*
@@ -426,10 +426,10 @@ static void store_warn_gone(const struct store *s)
 	if (errno != ENOENT)
 		fail("cannot examine %s", name);
 	else
-		say("warning: the nodes use a file that is no longer at %s, and their data is "
-		    "lost with the last node: cp /proc/%d/fd/%d saves the data; end the nodes and "
-		    "restart the server to serve the file that is at the path now",
-		    name, (int)getpid(), s->ledger->store);
+		warn("warning: the nodes use a file that is no longer at %s, and their data is "
+		     "lost with the last node: cp /proc/%d/fd/%d saves the data; end the nodes and "
+		     "restart the server to serve the file that is at the path now",
+		     name, (int)getpid(), s->ledger->store);
 }
 
 /* Says which options of the object cannot hold while nodes have it. */
@@ -446,15 +446,15 @@ static void store_warn_options(const struct store *s)
 		say("%s has %s, more than -%c %s: all of it is served", o->object, SIZE(size),
 		    typed('m'), SIZE(wanted));
 	else if (wanted != size)
-		say("%s keeps its size of %s while nodes use it, whatever %s-%c says", o->object,
-		    SIZE(size), o->truncate ? "-t with " : "", typed('m'));
+		warn("%s keeps its size of %s while nodes use it, whatever %s-%c says", o->object,
+		     SIZE(size), o->truncate ? "-t with " : "", typed('m'));
 	if (!o->allocate || fstat(s->ledger->store, &st) < 0 ||
 	    fstatfs(s->ledger->store, &fs) < 0 || fs.f_type == HUGETLBFS_MAGIC)
 		return;
 	blocks = (uint64_t)st.st_blocks * 512;
 	if (blocks < size)
-		say("%s lacks %s of its blocks, which -a does not reserve while nodes use it",
-		    o->object, SIZE(size - blocks));
+		warn("%s lacks %s of its blocks, which -a does not reserve while nodes use it",
+		     o->object, SIZE(size - blocks));
 }
 
 /*

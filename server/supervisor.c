@@ -126,25 +126,47 @@ static bool supervisor_send(struct supervisor *v, const char *state, size_t leng
 	       scm_pass(v->sock, NULL, 0, state, length, &fd, fd >= 0);
 }
 
-/*
- * Tells the supervisor a state, with a descriptor unless that is -1. If it cannot be told, whatever
- * is still to be told is tried again when there is room, or later; the log says so once. Returns
- * whether it was told.
- */
-__attribute__((format(printf, 3, 4))) static bool supervisor_tell(struct supervisor *v, int fd,
-								  const char *format, ...)
+/* Adds to a state what its status is to show: what is served, and to how many. */
+static void status_add(const struct supervisor *v, char *state, size_t room)
 {
-	char state[128];
+	char object[400] = "interrupts without memory";
+	size_t n = strlen(state);
+
+	if (v->ledger->store >= 0)
+		snprintf(object, sizeof(object), "%.300s, %s", v->opt->object,
+			 SIZE(v->ledger->size));
+	text_tidy(object); /* another line would be another state */
+	snprintf(state + n, room - n, "%sSTATUS=serving %s, %zu node%s", n ? "\n" : "", object,
+		 v->nodes, S(v->nodes));
+}
+
+/*
+ * Tells the supervisor a state, with a descriptor unless that is -1, and with our status if so. If
+ * it cannot be told, whatever is still to be told is tried again when there is room, or later; the
+ * log says so once. Returns whether it was told.
+ */
+__attribute__((format(printf, 4, 5))) static bool supervisor_tell(struct supervisor *v, int fd,
+								  bool status, const char *format,
+								  ...)
+{
+	char state[512];
 	va_list args;
-	int n;
+	size_t n;
 
 	if (!supervised(v))
 		return false;
 	va_start(args, format);
-	n = vsnprintf(state, sizeof(state), format, args);
+	vsnprintf(state, sizeof(state), format, args);
 	va_end(args);
-	if (supervisor_send(v, state, (size_t)n, fd))
+	n = strlen(state);
+	if (status)
+		status_add(v, state, sizeof(state));
+	if (supervisor_send(v, state, strlen(state), fd)) {
+		if (status)
+			v->nodes_told = v->nodes;
 		return true;
+	}
+	state[n] = '\0'; /* the rest is of no use in a log */
 	timer_start(v->ledger, TIMER_STORE, STORE_RETRY_MS);
 	if (errno == EAGAIN) {
 		v->full = true;
@@ -166,15 +188,23 @@ static bool supervisor_took(struct supervisor *v, bool done)
 	return done;
 }
 
+/* Whether a name is that of a node's parcel: with that our status changes. */
+static bool parcel_named(const char *name)
+{
+	return !strncmp(name, PARCEL, strlen(PARCEL));
+}
+
 /* Has a descriptor stored by this name. FDPOLL=0: it is not to be dropped when its end comes. */
 static bool supervisor_store(struct supervisor *v, int fd, const char *name)
 {
-	return supervisor_took(v, supervisor_tell(v, fd, "FDSTORE=1\nFDNAME=%s\nFDPOLL=0", name));
+	return supervisor_took(v, supervisor_tell(v, fd, parcel_named(name),
+						  "FDSTORE=1\nFDNAME=%s\nFDPOLL=0", name));
 }
 
 bool supervisor_drop(struct supervisor *v, const char *name)
 {
-	return supervisor_took(v, supervisor_tell(v, -1, "FDSTOREREMOVE=1\nFDNAME=%s", name));
+	return supervisor_took(
+		v, supervisor_tell(v, -1, parcel_named(name), "FDSTOREREMOVE=1\nFDNAME=%s", name));
 }
 
 struct text parcel_name(uint64_t serial, bool second)
@@ -371,7 +401,7 @@ static bool own_update(struct supervisor *v)
 static bool reload_tell(struct supervisor *v)
 {
 	if (v->reloading_us &&
-	    !supervisor_tell(v, -1, "RELOADING=1\nMONOTONIC_USEC=%" PRId64, v->reloading_us))
+	    !supervisor_tell(v, -1, false, "RELOADING=1\nMONOTONIC_USEC=%" PRId64, v->reloading_us))
 		return false;
 	v->reloading_us = 0;
 	return true;
@@ -390,7 +420,7 @@ void supervisor_reload(struct supervisor *v)
 /* Tells the supervisor that we are ending, if so. Returns whether it knows. */
 static bool stop_tell(struct supervisor *v)
 {
-	v->stopping = v->stopping && !supervisor_tell(v, -1, "STOPPING=1");
+	v->stopping = v->stopping && !supervisor_tell(v, -1, false, "STOPPING=1");
 	return !v->stopping;
 }
 
@@ -407,7 +437,7 @@ static bool supervisor_begin(struct supervisor *v, bool ready)
 	if (!reload_tell(v) || !stop_tell(v) || !own_update(v))
 		return false;
 	if (v->unready && ready)
-		v->unready = !supervisor_tell(v, -1, "READY=1");
+		v->unready = !supervisor_tell(v, -1, true, "READY=1");
 	return !v->ledger->timers[TIMER_STORE];
 }
 
@@ -440,15 +470,25 @@ void supervisor_update(struct supervisor *v, bool ready)
 		v->behind = true;
 	}
 	if (l->timers[TIMER_STORE] || !supervisor_begin(v, ready) || !parcels_drop(v) ||
-	    (v->behind && !parcels_update(v)) || l->kept[OWN_LOCK])
+	    (v->behind && !parcels_update(v)))
 		return;
-	l->kept[OWN_LOCK] = l->lock < 0 || supervisor_store(v, l->lock, own_names[OWN_LOCK]);
+	if (!l->kept[OWN_LOCK])
+		l->kept[OWN_LOCK] =
+			l->lock < 0 || supervisor_store(v, l->lock, own_names[OWN_LOCK]);
+	/* Of a node that is not stored it hears nothing else. */
+	if (v->nodes_told != v->nodes && !v->unready)
+		supervisor_tell(v, -1, true, "%s", "");
 }
 
 void supervisor_watch(const struct supervisor *v, fd_set *writable)
 {
 	if (v->full && v->sock < FD_SETSIZE)
 		FD_SET(v->sock, writable);
+}
+
+void supervisor_count(struct supervisor *v, size_t nodes)
+{
+	v->nodes = nodes;
 }
 
 void supervisor_wake(struct supervisor *v, fd_set *writable)
@@ -466,7 +506,7 @@ void supervisor_ping(struct supervisor *v)
 	if (!v->ping_ms || now_ms() < v->ping_at)
 		return;
 	v->ping_at = now_ms() + v->ping_ms;
-	supervisor_tell(v, -1, "WATCHDOG=1");
+	supervisor_tell(v, -1, false, "WATCHDOG=1");
 }
 
 void supervisor_explain(int status, void *supervisor)
@@ -539,17 +579,17 @@ bool unit_started(void)
 void unit_warn(const struct supervisor *v, const struct options *o, bool own_socket)
 {
 	if (o->daemonize && supervised(v) && unit_started())
-		say("warning: a supervisor takes the end of this process in the foreground for "
-		    "the end of the server: %s",
-		    as_qemu() ? "give -F" : "leave out -d");
+		warn("warning: a supervisor takes the end of this process in the foreground for "
+		     "the end of the server: %s",
+		     as_qemu() ? "give -F" : "leave out -d");
 	if (!getenv("INVOCATION_ID"))
 		return;
 	if (own_socket && path_private(o->socket))
-		say("warning: nobody outside of this unit can connect to %s, since its folder is "
-		    "private (PrivateTmp=): choose a path in /run with -%c",
-		    o->socket, typed('p'));
+		warn("warning: nobody outside of this unit can connect to %s, since its folder is "
+		     "private (PrivateTmp=): choose a path in /run with -%c",
+		     o->socket, typed('p'));
 	if (!o->shm && path_private(o->object))
-		say("warning: %s is lost when this unit stops, since its folder is private "
-		    "(PrivateTmp=): choose a path in /var/lib with -f",
-		    o->object);
+		warn("warning: %s is lost when this unit stops, since its folder is private "
+		     "(PrivateTmp=): choose a path in /var/lib with -f",
+		     o->object);
 }

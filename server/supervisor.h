@@ -23,6 +23,7 @@
 #include <sys/un.h>
 
 struct supervisor {
+	const struct options *opt;
 	struct ledger *ledger;
 	int sock; /* connected to it, if it can be reached; closed at exit. -1: not opened yet */
 	struct sockaddr_un address;
@@ -38,6 +39,8 @@ struct supervisor {
 	uint8_t drop_step;    /* and that it is to drop what it has of somebody who has left */
 	bool doubtful;        /* what it was told of our own before, it may have lost */
 	bool behind;          /* so it may be with peers, or there is room for more of them */
+	size_t nodes;         /* how many there are, for our status */
+	size_t nodes_told;    /* and how many that says */
 	int64_t took_ms;      /* when it last stored or dropped something, on the clock of now_ms */
 	int64_t ping_ms;      /* how often it is to hear that the loop goes round; 0: not at all */
 	int64_t ping_at;      /* when it is to hear that next, on the clock of now_ms */
@@ -86,6 +89,9 @@ struct text parcel_name(uint64_t serial, bool second);
  * false if it is still to be stored by supervisor_update.
  */
 bool parcel_store(struct supervisor *v, int sock, uint64_t serial, bool second);
+
+/* So many nodes there are now: the status says so from the next message about one of them on. */
+void supervisor_count(struct supervisor *v, size_t nodes);
 
 /* A restart begins, which READY=1 ends, whatever comes of it. */
 void supervisor_reload(struct supervisor *v);

@@ -27,7 +27,7 @@
 /* Names a node that is let go, since it would not know for sure who lives. */
 static void node_name(const struct peer *p, const char *why)
 {
-	say("ID %d left: %s: restart the node, process %d", p->id, why, (int)p->process);
+	warn("ID %d left: %s: restart the node, process %d", p->id, why, (int)p->process);
 }
 
 /* How many peers can be taken over with so many open descriptors: each takes first its socket and
@@ -120,9 +120,10 @@ static bool descriptor_vacate(const struct server *s, int *fd)
  */
 static bool passed_make_room(struct server *s, struct passed *in)
 {
-	int *const own[] = {&in->own[OWN_LISTENER], &in->listener,        &s->reserve.null,
-			    &s->reserve.spare,      &s->supervisor.sock,  log_descriptor(),
-			    &in->own[OWN_LEDGER],   &in->own[OWN_OBJECT], &in->own[OWN_LOCK]};
+	int *const own[] = {
+		&in->own[OWN_LISTENER], &in->listener,     &s->reserve.null, &s->reserve.spare,
+		&s->supervisor.sock,    log_descriptor(),  log_file(),       &in->own[OWN_LEDGER],
+		&in->own[OWN_OBJECT],   &in->own[OWN_LOCK]};
 	const size_t listeners = 2; /* at which select is to look */
 	const size_t owns = sizeof(own) / sizeof(own[0]), all = owns + in->count;
 

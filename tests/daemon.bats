@@ -60,6 +60,7 @@ private_syslog() {
 }
 
 @test "-d says what it serves before it returns, and on stdout nothing" {
+	private_syslog
 	daemonize -s "$SHM" -n 3
 	is stdout "$(cat "$WORK/out")" ''
 	has "$WORK/err" "$SHM" 'size 1M' "-chardev socket,path=$SOCK,id=fam" vectors=3
@@ -781,7 +782,8 @@ succession() {
 		export NOTIFY_SOCKET=$at
 		start -f store
 		eventually grep -q client: "$WORK/notified"
-		is 'what was told' "$(cat "$WORK/notified")" $'listening\nREADY=1\nclient: connected'
+		is 'what was told' "$(cat "$WORK/notified")" \
+			$'listening\nREADY=1 STATUS=serving '"$DIR/store, 1M, 0 nodes"$'\nclient: connected'
 		stop
 		eventually grep -qx STOPPING=1 "$WORK/notified"
 		is 'how often' "$(wc -l <"$WORK/notified")" 4
@@ -805,7 +807,8 @@ succession() {
 	eventually grep -q client: "$WORK/notified"
 	stop_daemon
 	eventually grep -qx STOPPING=1 "$WORK/notified"
-	is 'what was told' "$(cat "$WORK/notified")" $'listening\nREADY=1\nclient: connected\nSTOPPING=1'
+	is 'what was told' "$(cat "$WORK/notified")" \
+		$'listening\nREADY=1 STATUS=serving '"$DIR/store, 1M, 0 nodes"$'\nclient: connected\nSTOPPING=1'
 }
 
 @test "a unit whose server serves nobody is warned of, with the remedy" {
@@ -824,7 +827,7 @@ succession() {
 	# A script in some unit, which starts one in the background, does well.
 	WRAP=(env SYSTEMD_EXEC_PID=1)
 	daemonize -f store
-	hasnt "$WORK/err" warning
+	hasnt "$WORK/err" supervisor
 	stop_daemon
 	unset NOTIFY_SOCKET
 	need_namespace

@@ -269,10 +269,20 @@ static const struct rule rules[] = {
 	 .why = "the spare descriptor is opened again when somebody comes"},
 	{.phase = "restarting",
 	 .calls = "write",
-	 .text = "tm_ivshmem_server: ",
+	 .text = "/log>, \"20",
 	 .outcome = RESTARTS,
 	 .quiet = true,
-	 .why = "a line of the log is lost"},
+	 .why = "a line of the log is written later"},
+	{.phase = "restarting",
+	 .calls = "openat",
+	 .text = "/log\"",
+	 .outcome = RESTARTS,
+	 .why = "the log goes on as it was"},
+	{.phase = "restarting",
+	 .calls = "dup3",
+	 .text = "/log>",
+	 .outcome = RESTARTS,
+	 .why = "the log goes on as it was"},
 	{.phase = "restarting", .outcome = STAYS, .why = "no restart is better than half of one"},
 
 	/* The child that tries the program: where it cannot fail, it is the server's turn. */
@@ -575,6 +585,7 @@ struct setting {
 	const char *vectors;
 	rlim_t descriptors; /* so few that the server limits the buffers of sockets */
 	bool unprivileged;  /* or else it raises that limit */
+	bool log_file;      /* its log is a file (-o): the same as what it says on stderr */
 	bool idle; /* one resident has not read its greeting, which its socket cannot hold */
 };
 
@@ -888,8 +899,11 @@ static bool world_start(struct world *w, bool (*start)(struct server *s, const c
 {
 	struct group *group = getgrgid(getegid());
 	const char *args[] = {"-f", "memory",  "-n", w->setting->vectors,          "-y", "86400",
-			      "-i", "pidfile", "-g", group ? group->gr_name : "0", NULL};
+			      "-i", "pidfile", "-g", group ? group->gr_name : "0", NULL, "log",
+			      NULL};
 
+	if (w->setting->log_file)
+		args[10] = "-o";
 	if (w->setting->unprivileged) /* no member of it */
 		args[8] = NULL;
 	return start(&w->server, args);
@@ -1257,6 +1271,7 @@ static void phase_test(const struct phase *phase, bool children)
 	world_close(&w);
 }
 
+static const struct setting logged = {.vectors = "2", .descriptors = 4096, .log_file = true};
 static const struct setting usual = {.vectors = "2", .descriptors = 4096};
 
 /* A socket holds 17 messages then, and a greeting has 3 + 6 * 3. */
@@ -1266,7 +1281,7 @@ static const struct setting narrow = {
 static const struct phase phases[] = {
 	{.name = "serving", .setting = &usual, .act = visit, .repeats = true, .children = true},
 	{.name = "restarting",
-	 .setting = &usual,
+	 .setting = &logged,
 	 .act = restart,
 	 .repeats = true,
 	 .children = true},

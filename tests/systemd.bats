@@ -82,20 +82,90 @@ load lib/systemd
 	grep -qx success <<<"$output"
 }
 
-# A block of the README that has this text.
-readme_block() { # TEXT
-	awk -v text="$1" '/^```$/ && block { if (index(block, text)) { printf "%s", block; exit } block = "" }
-		inside { block = block $0 "\n" }
-		/^```/ { inside = /^```ini$/ }' "$SOURCE_DIR/README.md"
+@test "the journal has levels, and systemctl status what is served and to how many nodes" {
+	need_mounted_root
+	need_cgroups
+	install_there
+	echo 'OPTIONS=-m 2M -v' >"$ROOT/etc/tm_ivshmem_server/fam.conf"
+	cat >"$TEST_DIR/script" <<-'END'
+		#!/bin/sh
+		unit=tm_ivshmem_server@fam
+		memory=/var/lib/tm_ivshmem_server/fam
+		socket=/run/tm_ivshmem_server/fam.sock
+		status() {
+			for i in 1 2 3 4 5 6 7 8 9 10; do
+				systemctl status $unit | grep -q "$2\"\$" && break
+				sleep 0.5
+			done
+			systemctl status $unit | sed -n "s/^ *Status: /$1: /p"
+		}
+		lines() { # NAME OPTION...
+			name=$1
+			shift
+			journalctl --sync
+			journalctl -b --no-pager "$@" | sed "s/^/$name: /"
+		}
+		systemctl start $unit
+		status began '0 nodes'
+		ivshmem_client $socket watch >/watched &
+		status joined '1 node'
+		lines none -p warning -u 'tm_ivshmem_server@*' -o cat
+		truncate -s 4M $memory
+		ivshmem_client $socket list
+		truncate -s 2M $memory
+		lines warnings -p warning -u 'tm_ivshmem_server@*' -o cat
+		lines errors -p err -u 'tm_ivshmem_server@*' -o cat
+		lines info -p info -u $unit -o cat
+		lines debug -p debug..debug -u $unit -o cat
+		lines short -u $unit -o short _PID=$(systemctl show -P MainPID $unit)
+		ivshmem_client $socket watch >/watched2 &
+		status second '2 nodes'
+		systemctl reload $unit
+		status reloaded '2 nodes'
+		kill -9 $(systemctl show -P MainPID $unit)
+		sleep 2
+		status taken '2 nodes'
+		kill $!
+		status left '1 node'
+		systemctl stop $unit
+	END
+	run in_container "$TEST_DIR/script"
+	echo "$output"
+	local serving='serving /var/lib/tm_ivshmem_server/fam, 2M'
+	grep -qx "began: \"$serving, 0 nodes\"" <<<"$output"
+	grep -qx "joined: \"$serving, 1 node\"" <<<"$output"
+	grep -qx "second: \"$serving, 2 nodes\"" <<<"$output"
+	grep -qx "reloaded: \"$serving, 2 nodes\"" <<<"$output"
+	grep -qx "taken: \"$serving, 2 nodes\"" <<<"$output"
+	grep -qx "left: \"$serving, 1 node\"" <<<"$output"
+	[ "$(grep '^none: ' <<<"$output" | grep -vc 'No entries')" -eq 0 ]
+	[ "$(grep -c '^warnings: ' <<<"$output")" -eq 2 ]
+	grep -qx 'warnings: a client is refused: .*' <<<"$output"
+	grep -q '^warnings: .* was 2M and has been resized to 4M' <<<"$output"
+	[ "$(grep -c '^errors: ' <<<"$output")" -eq 1 ]
+	grep -q '^errors: .* was 2M and has been resized to 4M' <<<"$output"
+	grep -q '^info: ID 0 joined' <<<"$output"
+	[ "$(grep -c '^info: to ID' <<<"$output")" -eq 0 ]
+	grep -q '^debug: to ID 0: 0$' <<<"$output"
+	# The name stands there once, as the journal puts it.
+	grep -qE '^short: .* tm_ivshmem_server\[[0-9]+\]: ID 0 joined' <<<"$output"
+	[ "$(grep -c '^short: .*tm_ivshmem_server:' <<<"$output")" -eq 0 ]
 }
 
-@test "systemd takes no file from an instance, and the README's drop-in gives it another user" {
+# A block of doc/systemd.md that has this text.
+page_block() { # TEXT
+	awk -v text="$1" '/^```$/ && block { if (index(block, text)) { printf "%s", block; exit } block = "" }
+		inside { block = block $0 "\n" }
+		/^```/ { inside = /^```ini$/ }' "$SOURCE_DIR/doc/systemd.md"
+}
+
+@test "systemd takes no file from an instance, and the documented drop-in gives it another user" {
 	need_mounted_root
 	need_cgroups
 	install_there
 	echo 'OPTIONS=-p /run/fam/sock -f /var/lib/fam/memory' >"$ROOT/etc/tm_ivshmem_server/static.conf"
 	echo 'OPTIONS=-p /run/fam/sock -A' >"$ROOT/etc/tm_ivshmem_server/dynamic.conf"
-	readme_block User=fam >"$TEST_DIR/static.conf"
+	page_block User=fam >"$TEST_DIR/static.conf"
 	[ -s "$TEST_DIR/static.conf" ]
 	for name in static dynamic shared; do
 		mkdir "$ROOT/etc/systemd/system/tm_ivshmem_server@$name.service.d"
@@ -143,12 +213,12 @@ readme_block() { # TEXT
 	[ "$(grep -c '^leave 1' <<<"$output")" -eq 2 ]
 }
 
-@test "the README's unit of one's own is one for a user's systemd as well" {
+@test "the documented unit of one's own is one for a user's systemd as well" {
 	need_mounted_root
 	need_cgroups
 	install_there
 	mkdir -p "$ROOT/etc/systemd/user"
-	readme_block %h/ | sed 's,/usr/local/sbin,/usr/sbin,' >"$ROOT/etc/systemd/user/fam.service"
+	page_block %h/ | sed 's,/usr/local/sbin,/usr/sbin,' >"$ROOT/etc/systemd/user/fam.service"
 	[ -s "$ROOT/etc/systemd/user/fam.service" ]
 	# As user@.service is one, but without logind.
 	cat >"$ROOT/etc/systemd/system/manager.service" <<-'END'

@@ -219,6 +219,15 @@ static void all_end(void)
 		     server_logged(&server, "runtime error"));
 }
 
+/* The server is restarted in place, and so often that it uses every name. */
+static void reload(void)
+{
+	size_t place = log_length();
+
+	server_signal(&server, SIGHUP);
+	logged_wait(place, "restarted in place");
+}
+
 /* Forgets the server and its supervisor. */
 static void all_forget(void)
 {
@@ -1812,6 +1821,142 @@ static void a_log_that_is_in_the_way(void **state)
 	all_end();
 }
 
+/* The text of the log file; the caller frees it. */
+static char *log_file_text(void)
+{
+	char path[128], *text;
+
+	snprintf(path, sizeof(path), "%s/file", server.folder);
+	text = file_text(path);
+	assert_non_null(text);
+	return text;
+}
+
+/* A log file gets all of it from one process after the other, and its descriptor gives way, too. */
+static void a_log_file_goes_on(void **state)
+{
+	const struct client_options none = {.vectors = 0, .keep = true};
+	const char *const *args = SERVER_ARGS("-f", "memory", "-n", "0", "-o", "file");
+	int64_t deadline = deadline_in(PATIENCE);
+	char *text, who[32];
+
+	(void)state;
+	server.unprivileged = true;
+	server.descriptors = (struct rlimit){400, 400};
+	server_up(args);
+	for (int i = 0; i < 60; i++)
+		somebody_joins(0, none);
+	store_settles(OWN);
+	for (int i = 0; i < 3; i++) {
+		server_signal(&server, SIGKILL);
+		assert_int_equal(server_wait(&server, PATIENCE), -SIGKILL);
+		successor_up(args, count);
+		everybody_agrees();
+		somebody_joins(0, none);
+		everybody_agrees();
+		store_settles(OWN);
+		text = log_file_text();
+		snprintf(who, sizeof(who), "[%d]: took over %zu", (int)server.pid, count - 1);
+		assert_non_null(strstr(text, who));
+		snprintf(who, sizeof(who), "[%d]: ID %d joined", (int)server.pid, 60 + i);
+		assert_non_null(strstr(text, who));
+		free(text);
+	}
+	server_signal(&server, SIGHUP);
+	snprintf(who, sizeof(who), "[%d]: restarted in place", (int)server.pid);
+	for (text = log_file_text(); !strstr(text, who); text = log_file_text()) {
+		free(text);
+		assert_true(deadline_ahead(deadline));
+	}
+	free(text);
+	everybody_agrees();
+	all_end();
+}
+
+/* Waits until the status says that so many nodes have what is served. */
+static void status_wait(const char *object, const char *nodes)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+	char wanted[512], *status;
+
+	snprintf(wanted, sizeof(wanted), "serving %s, %s", object, nodes);
+	for (;;) {
+		status = supervisor_status(supervisor);
+		if (!strcmp(status, wanted))
+			break;
+		assert_that(deadline_ahead(deadline), "the status is '%s', not '%s'", status,
+			    wanted);
+		free(status);
+	}
+	free(status);
+}
+
+/* The status says what is served and to how many, in the messages that there are anyway. */
+static void the_status_tells_of_nodes(void **state)
+{
+	char object[256];
+	size_t before;
+
+	(void)state;
+	server_up(TWO);
+	store_settles(OWN);
+	snprintf(object, sizeof(object), "%s/memory, 1M", server.folder);
+	status_wait(object, "0 nodes");
+	ready_wait(1);
+	before = supervisor_messages(supervisor);
+	somebody_joins(0, two);
+	status_wait(object, "1 node");
+	for (int i = 0; i < 9; i++)
+		somebody_joins(0, two);
+	store_settles(OWN);
+	status_wait(object, "10 nodes");
+	assert_int_equal(supervisor_messages(supervisor), before + 10);
+	/* A parcel may have either of two names, which are dropped. */
+	somebody_goes(0);
+	store_settles(OWN);
+	status_wait(object, "9 nodes");
+	somebody_goes(3);
+	store_settles(OWN);
+	status_wait(object, "8 nodes");
+	assert_int_equal(supervisor_messages(supervisor), before + 10 + 4);
+	reload();
+	status_wait(object, "8 nodes");
+	server_kill();
+	somebody_goes(0);
+	successor_up(TWO, 8);
+	status_wait(object, "7 nodes");
+	ready_wait(3);
+	all_end();
+}
+
+/* Also of those that are not stored, of whom nothing else is told; and without memory. */
+static void the_status_tells_of_all(void **state)
+{
+	const struct client_options memoryless = {.vectors = 1, .legacy = true, .memoryless = true};
+	char object[256];
+
+	(void)state;
+	supervisor = supervisor_start();
+	assert_non_null(supervisor);
+	supervisor_limit(supervisor, OWN + 2);
+	supervisor_announce(supervisor);
+	/* What stands in a path is no other state. */
+	server_up(SERVER_ARGS("-f", "mem\nREADY=1", "-n", "2"));
+	snprintf(object, sizeof(object), "%s/mem?READY=1, 1M", server.folder);
+	for (int i = 0; i < 4; i++)
+		somebody_joins(0, two);
+	status_wait(object, "4 nodes");
+	somebody_goes(3);
+	status_wait(object, "3 nodes");
+	ready_wait(1);
+	all_end();
+	all_forget();
+	server_up(SERVER_ARGS("-L", "-m", "0"));
+	somebody_joins(0, memoryless);
+	status_wait("interrupts without memory", "1 node");
+	all_end();
+}
+
 /* The same limit is none for who may do more: all are stored, however many lie in parcels. */
 static void few_descriptors_and_no_limit(void **state)
 {
@@ -2100,15 +2245,6 @@ static void a_supervisor_that_has_gone(void **state)
 /*
  * Supervisors that lose what they have
  */
-
-/* The server is restarted in place, and so often that it uses every name. */
-static void reload(void)
-{
-	size_t place = log_length();
-
-	server_signal(&server, SIGHUP);
-	logged_wait(place, "restarted in place");
-}
 
 /* All of it, or a part. A restart repairs that, in place or not. */
 static void a_restart_stores_what_was_lost(void **state)
@@ -2471,6 +2607,9 @@ int main(void)
 		takeover_test(few_are_left_of_many),
 		takeover_test(fewer_descriptors_than_before),
 		takeover_test(a_log_that_is_in_the_way),
+		takeover_test(a_log_file_goes_on),
+		takeover_test(the_status_tells_of_nodes),
+		takeover_test(the_status_tells_of_all),
 		takeover_test(few_descriptors_and_no_limit),
 		takeover_test(a_slow_supervisor_is_waited_for),
 		takeover_test(a_full_supervisor_hears_of_a_reload),

@@ -273,13 +273,21 @@ static void all_leave(void)
 /* The same, and the server must have lived without a complaint. */
 static void all_end(void)
 {
-	static const char *const complaints[] = {"cannot",   "Sanitizer",        "runtime error",
-						 "ssertion", "restart the node", "warning"};
+	static const char *const complaints[] = {"cannot", "Sanitizer", "runtime error", "ssertion",
+						 "restart the node"};
+	static const char no_syslog[] = "warning: nothing is logged from here on";
+	char *log;
 
 	all_leave();
 	for (size_t i = 0; i < sizeof(complaints) / sizeof(complaints[0]); i++)
 		assert_that(!server_logged(&server, complaints[i]), "'%s' is in the log: %s",
 			    complaints[i], log_end());
+	log = server_log(&server);
+	assert_non_null(log);
+	for (const char *at = log; (at = strstr(at, "warning"));
+	     at++) /* the machine may have none */
+		assert_that(!strncmp(at, no_syslog, strlen(no_syslog)), "there is a %s", at);
+	free(log);
 }
 
 /* Forgets the server and its supervisor. */

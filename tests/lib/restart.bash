@@ -183,9 +183,10 @@ notifications_are() { # NUMBER
 	[ "$(wc -l <"$WORK/notified")" -ge "$1" ]
 }
 
-# It has heard these states, and with a reload the time that systemd wants.
+# It has heard these states, with a reload the time that systemd wants, and when all is ready the status.
 supervised() { # STATE...
 	eventually notifications_are "$#"
-	is "what the supervisor heard" "$(sed -E 's/(RELOADING=1) MONOTONIC_USEC=[0-9]+$/\1/' "$WORK/notified")" \
+	is "what the supervisor heard" "$(sed -E 's/(RELOADING=1) MONOTONIC_USEC=[0-9]+$/\1/
+		s/(READY=1) STATUS=serving .*, [0-9]+ nodes?$/\1/' "$WORK/notified")" \
 		"$(printf '%s\n' "$@")"
 }

@@ -48,8 +48,10 @@ struct supervisor {
 	size_t n, limit, refused;
 	size_t told[STATES];
 	bool reloading;
-	FILE *journal; /* of what it was to store and to drop */
-	char *said;    /* what stands there */
+	size_t messages;  /* that it has taken */
+	char status[512]; /* the last one */
+	FILE *journal;    /* of what it was to store and to drop */
+	char *said;       /* what stands there */
 	size_t length;
 	char error[256];
 };
@@ -132,7 +134,9 @@ static void line_apply(struct supervisor *s, struct message *m, const char *line
 		m->name = line + 7;
 	else if (!strncmp(line, "MONOTONIC_USEC=", 15))
 		m->timed = true;
-	else if (strncmp(line, "STATUS=", 7) != 0)
+	else if (!strncmp(line, "STATUS=", 7))
+		snprintf(s->status, sizeof(s->status), "%s", line + 7);
+	else
 		wrong(s, "'%s' is nothing that systemd knows", line);
 }
 
@@ -190,6 +194,7 @@ static bool message_take(struct supervisor *s)
 
 	if (n < 0)
 		return false;
+	s->messages++;
 	text[n] = '\0';
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(&header); c; c = CMSG_NXTHDR(&header, c))
 		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
@@ -460,6 +465,28 @@ size_t supervisor_heard(struct supervisor *s, const char *state)
 			n = s->told[i];
 	pthread_mutex_unlock(&s->lock);
 	return n;
+}
+
+size_t supervisor_messages(struct supervisor *s)
+{
+	size_t n;
+
+	supervisor_settle(s);
+	pthread_mutex_lock(&s->lock);
+	n = s->messages;
+	pthread_mutex_unlock(&s->lock);
+	return n;
+}
+
+char *supervisor_status(struct supervisor *s)
+{
+	char *status;
+
+	supervisor_settle(s);
+	pthread_mutex_lock(&s->lock);
+	status = strdup(s->status);
+	pthread_mutex_unlock(&s->lock);
+	return status;
 }
 
 bool supervisor_reloads(struct supervisor *s)

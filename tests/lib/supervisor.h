@@ -76,6 +76,12 @@ bool supervisor_wait(struct supervisor *s, const char *pattern, size_t n, int se
 /* How often it was told "READY=1", "RELOADING=1", "STOPPING=1" or "WATCHDOG=1". */
 size_t supervisor_heard(struct supervisor *s, const char *state);
 
+/* How many messages it was sent, whatever they say. */
+size_t supervisor_messages(struct supervisor *s);
+
+/* What the last of them says that has a STATUS=; the caller frees it. */
+char *supervisor_status(struct supervisor *s);
+
 /* Whether it was told "RELOADING=1", and not "READY=1" after that. */
 bool supervisor_reloads(struct supervisor *s);
 
