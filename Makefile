@@ -10,9 +10,10 @@
 #   make lint        static analysis of everything, and builds for arm64 and riscv64
 #   make coverage    run all tests and show what of the server they do not execute
 #   make bench       what a message costs; CASES='200x4:once ...', PEER='another server' (--help)
+#   make pictures    draw the pictures in doc/ again, which are committed
 #   make releases    try what README.md says first on bare systems of RELEASES='bookworm trixie forky'
-#   make install     install programs, manual pages and systemd units below PREFIX (as root)
-#   make install-ivshmem-server  the same, and a link by the name of QEMU's server
+#   make install     install programs, manual pages, systemd units and doc/ below PREFIX (as root)
+#   make install-ivshmem-server  the same, and links by the names of QEMU's server and client
 #   make uninstall   remove these again
 #   make dist        the source of this commit as tm_ivshmem_server-VERSION.tar.gz
 #   make clean       remove what was built
@@ -26,10 +27,13 @@ PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
 SBINDIR ?= $(PREFIX)/sbin
 MANDIR ?= $(PREFIX)/share/man
+DOCDIR ?= $(PREFIX)/share/doc/tm_ivshmem_server
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 INSTALLED = $(SBINDIR)/tm_ivshmem_server $(MANDIR)/man8/tm_ivshmem_server.8 \
 	$(UNITDIR)/tm_ivshmem_server@.service $(UNITDIR)/tm_ivshmem_server@.socket \
-	$(BINDIR)/ivshmem_client $(MANDIR)/man1/ivshmem_client.1 $(MANDIR)/man7/ivshmem_protocol.7
+	$(BINDIR)/ivshmem_client $(MANDIR)/man1/ivshmem_client.1 $(MANDIR)/man7/ivshmem_protocol.7 \
+	$(addprefix $(DOCDIR)/,$(PAGES))
+PAGES = README.md $(wildcard doc/*.md doc/*.svg)
 
 CFLAGS ?= -O2 -g
 WARNINGS = -Wall -Wextra -Wshadow -Wstrict-prototypes $(if $(WERROR),-Werror)
@@ -122,7 +126,19 @@ releases:
 
 # PEER reaches the program as it was written, its $SOCKET and the like included.
 bench: tm_ivshmem_server build/tests/bench/bench
-	@PEER='$(subst ','\'',$(value PEER))' build/tests/bench/bench --chart build/bench.svg $(CASES)
+	@PEER='$(subst ','\'',$(value PEER))' build/tests/bench/bench --table build/bench.txt $(CASES)
+	@if command -v gnuplot >/dev/null; then tests/bench/chart build/bench.svg build/bench.txt; \
+		else echo 'no chart: gnuplot is not installed'; fi
+
+# The mesh is drawn by pikchr, which fossil has in it, in the same font and size wherever it is seen;
+# what a message costs, from the table in the pages.
+SVG_HEAD = <svg xmlns='http://www.w3.org/2000/svg' font-family='sans-serif' font-size='16'
+
+pictures:
+	@mkdir -p build
+	fossil pikchr doc/mesh.pikchr build/mesh.svg
+	sed "1s,<svg.* viewBox=,$(SVG_HEAD) viewBox=," build/mesh.svg >doc/mesh.svg
+	tests/bench/chart doc/cost.svg doc/cost.md
 
 install: $(PROGRAMS)
 	install -D -m 755 tm_ivshmem_server $(DESTDIR)$(SBINDIR)/tm_ivshmem_server
@@ -131,25 +147,36 @@ install: $(PROGRAMS)
 	install -D -m 644 client/ivshmem_client.1 $(DESTDIR)$(MANDIR)/man1/ivshmem_client.1
 	install -D -m 644 client/ivshmem_protocol.7 $(DESTDIR)$(MANDIR)/man7/ivshmem_protocol.7
 	install -D -m 644 tm_ivshmem_server.socket $(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.socket
+	for page in $(PAGES); do install -D -m 644 $$page $(DESTDIR)$(DOCDIR)/$$page || exit; done
 	sed 's,@SBINDIR@,$(SBINDIR),g' tm_ivshmem_server.service \
 		>$(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.service
 	chmod 644 $(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.service
 
-# In bin, where the packages of QEMU's server have it, and so the PATH of those who type its name.
-QEMU_LINK = $(DESTDIR)$(BINDIR)/ivshmem-server
-QEMU_PAGE = $(DESTDIR)$(MANDIR)/man8/ivshmem-server.8
-QEMU_LINK_IS_OURS = readlink $(QEMU_LINK) | grep -q 'tm_ivshmem_server$$'
+# In bin, where the packages of QEMU's programs have them, and so the PATH of those who type the names.
+QEMU_SERVER = $(DESTDIR)$(BINDIR)/ivshmem-server
+QEMU_CLIENT = $(DESTDIR)$(BINDIR)/ivshmem-client
+QEMU_SERVER_PAGE = $(DESTDIR)$(MANDIR)/man8/ivshmem-server.8
+QEMU_CLIENT_PAGE = $(DESTDIR)$(MANDIR)/man1/ivshmem-client.1
+
+# Whether a path is a link to a program of ours; and that nothing else is there, or make fails.
+is_ours = readlink $(1) | grep -q '$(2)$$'
+not_others = { [ ! -e $(1) ] && [ ! -L $(1) ]; } || $(is_ours) || \
+	{ echo '$(1) is another program: remove it first' >&2; exit 1; }
 
 install-ivshmem-server: install
-	@{ [ ! -e $(QEMU_LINK) ] && [ ! -L $(QEMU_LINK) ]; } || $(QEMU_LINK_IS_OURS) || \
-		{ echo '$(QEMU_LINK) is another program: remove it first' >&2; exit 1; }
-	ln -sfr $(DESTDIR)$(SBINDIR)/tm_ivshmem_server $(QEMU_LINK)
-	echo '.so man8/tm_ivshmem_server.8' >$(QEMU_PAGE)
-	chmod 644 $(QEMU_PAGE)
+	@$(call not_others,$(QEMU_SERVER),tm_ivshmem_server)
+	@$(call not_others,$(QEMU_CLIENT),ivshmem_client)
+	ln -sfr $(DESTDIR)$(SBINDIR)/tm_ivshmem_server $(QEMU_SERVER)
+	ln -sfr $(DESTDIR)$(BINDIR)/ivshmem_client $(QEMU_CLIENT)
+	echo '.so man8/tm_ivshmem_server.8' >$(QEMU_SERVER_PAGE)
+	echo '.so man1/ivshmem_client.1' >$(QEMU_CLIENT_PAGE)
+	chmod 644 $(QEMU_SERVER_PAGE) $(QEMU_CLIENT_PAGE)
 
 uninstall:
 	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
-	! $(QEMU_LINK_IS_OURS) || rm -f $(QEMU_LINK) $(QEMU_PAGE)
+	rmdir $(DESTDIR)$(DOCDIR)/doc $(DESTDIR)$(DOCDIR) 2>/dev/null || :
+	! { $(call is_ours,$(QEMU_SERVER),tm_ivshmem_server); } || rm -f $(QEMU_SERVER) $(QEMU_SERVER_PAGE)
+	! { $(call is_ours,$(QEMU_CLIENT),ivshmem_client); } || rm -f $(QEMU_CLIENT) $(QEMU_CLIENT_PAGE)
 
 dist:
 	git archive --prefix=tm_ivshmem_server-$(VERSION)/ -o tm_ivshmem_server-$(VERSION).tar.gz HEAD
@@ -158,7 +185,7 @@ clean:
 	rm -rf build $(PROGRAMS)
 
 FORCE:
-.PHONY: all run demo deps check faults soak lint coverage releases bench install \
+.PHONY: all run demo deps check faults soak lint coverage releases bench pictures install \
 	install-ivshmem-server uninstall dist clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:

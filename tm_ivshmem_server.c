@@ -27,8 +27,8 @@
  * This file is the program: start, loop, signals, the end. Each matter has a room of its own in
  * server/, whose header says what it is for; server/README.md is the map.
  *
- * The numbers of hazards in comments are those of the list of what breaks real clients, in the
- * README under "What a server must never do".
+ * The numbers of hazards in comments are those of the list of what breaks real clients, in
+ * doc/compatibility.md under "What a server must never do".
  */
 #define _GNU_SOURCE
 #include "server/check.h"
@@ -146,7 +146,7 @@ static void server_stop(struct server *s, const char *why)
 		say("%s: ending", why);
 	else
 		say("%s: ending, %s %s", why, s->opt.object,
-		    s->opt.anonymous ? "goes with its last user" : "stays");
+		    s->opt.anonymous ? "disappears with its last user" : "stays");
 	supervisor_stop(&s->supervisor);
 	socket_remove(&s->listener);
 	s->clients.ending = true;
@@ -333,8 +333,8 @@ static void serve(struct server *s)
 		if (FD_ISSET(l->signals, &readable))
 			signals_take(s);
 		if (timer_ended(s->ledger, TIMER_TRIAL)) {
-			complain("%s did not say in %d s that it can take over and was killed, "
-				 "going on without a restart",
+			complain("%s did not say within %d s whether it can take over and has been "
+				 "killed, going on without a restart",
 				 s->restart.program, TRIAL_MS / 1000);
 			trial_kill(&s->restart);
 		}
@@ -507,14 +507,14 @@ static bool nodes_fit(const struct server *s)
 		used += !(all[fd].revents & POLLNVAL);
 	nodes = used < limit.rlim_cur ? (limit.rlim_cur - used) / each : 0;
 	if (nodes == 0)
-		return complain("no node fits: it takes %ju descriptor%s, and of the %ju that the "
-				"limit allows the server itself needs %ju; raise it with ulimit -n "
-				"or LimitNOFILE=",
-				(uintmax_t)each, S(each), (uintmax_t)limit.rlim_cur,
-				(uintmax_t)used);
+		return complain(
+			"no node fits: a node takes %ju descriptor%s, and the server itself "
+			"needs %ju of the %ju that the limit allows; raise the limit with "
+			"ulimit -n or LimitNOFILE=",
+			(uintmax_t)each, S(each), (uintmax_t)used, (uintmax_t)limit.rlim_cur);
 	if (nodes < NODES_FEW)
 		warn("warning: only %ju node%s of %u vector%s will fit: the limit of descriptors is "
-		     "%ju; raise it with ulimit -n or LimitNOFILE=",
+		     "%ju; raise that limit with ulimit -n or LimitNOFILE=",
 		     (uintmax_t)nodes, S(nodes), s->opt.vectors, S(s->opt.vectors),
 		     (uintmax_t)limit.rlim_cur);
 	return true;
@@ -531,7 +531,8 @@ static bool server_begin(struct server *s, const struct passed *in)
 	standby_allow(&s->standby, s->opt.daemonize && !supervised(&s->supervisor) &&
 					   !unit_started() /* systemd ends that, too */);
 	if (!group_find(&s->opt, &s->ledger->group) || !signals_open(s) || !background_begin(s) ||
-	    !(pidfile_claim(&s->pidfile) || pidfile_forgo(&s->pidfile)) ||
+	    /* One that can be missing comes last: what ends the start anyway is said alone. */
+	    !(s->opt.pidfile_optional || pidfile_claim(&s->pidfile)) ||
 	    !(in->fits ? store_inherit(&s->store) : store_open_anew(s, in)) || !nodes_fit(s) ||
 	    !socket_open(&s->clients, in->listener, group) ||
 	    !(pidfile_write(&s->pidfile) || pidfile_forgo(&s->pidfile)) ||
@@ -579,7 +580,7 @@ static bool server_start(struct server *s, unsigned int passed)
 			server_end(s, false);
 		if (in.nodes && in.own[OWN_LOCK] >= 0 && /* as long as that is so */
 		    flock(in.own[OWN_LOCK], LOCK_EX | LOCK_NB) < 0)
-			fail("cannot lock again what the nodes have");
+			fail("cannot lock the object of the nodes again");
 		stale_leave(&s->listener, false);
 	}
 	if (!in.fits && in.own[OWN_LOCK] >= 0)
@@ -652,7 +653,7 @@ int main(int argc, char **argv)
 	s.restart.argv = argv;
 	s.restart.program = program_path();
 	if (!s.restart.program) {
-		fail("cannot tell the path of this program, for restarts: start it by an absolute path");
+		fail("cannot find the path of this program, which a restart needs: start it by an absolute path");
 		return EXIT_FAILURE;
 	}
 	if (!variable)

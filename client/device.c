@@ -162,7 +162,7 @@ static bool wanted_find(struct device *d, char *why)
 	if (file_number(d, "vendor") < 0)
 		return wrong(why,
 			     "there is no PCI device '%.40s': 'ivshmem_client -D list' finds "
-			     "it, or names those there are",
+			     "the ivshmem device, or names all of them",
 			     d->wanted);
 	return is_ivshmem(d) ||
 	       wrong(why, "%s is no ivshmem device: its PCI ID is not " PCI_ID, d->address);
@@ -290,7 +290,8 @@ static bool keeper_start(const struct device *d, char *why)
 	char none;
 
 	if (pipe2(ends, O_CLOEXEC) < 0 || (keeper = fork()) < 0)
-		return wrong(why, "no process to put %s back: %s", d->address, strerror(errno));
+		return wrong(why, "cannot start the process that restores %s: %s", d->address,
+			     strerror(errno));
 	if (keeper == 0) {
 		sigfillset(&signals);
 		sigprocmask(SIG_BLOCK, &signals, NULL);
@@ -326,7 +327,7 @@ static bool listener_lock(const struct device *d, char *why)
 		polls_wait(NULL, 0, 10);
 	}
 	close(fd);
-	return wrong(why, "another process waits for rings of %s already: one at a time can",
+	return wrong(why, "another process waits for rings of %s already: only one can at a time",
 		     d->address);
 }
 
@@ -357,7 +358,7 @@ static bool device_map(struct device *d, char *why)
 		return false;
 	id = d->registers[IV_POSITION];
 	if (id > UINT16_MAX)
-		return wrong(why, "%s has no ID: QEMU has had no memory from a server for it",
+		return wrong(why, "%s has no ID: QEMU has received no memory from a server for it",
 			     d->address);
 	d->id = (int)id;
 	d->memory = file_open(d, "resource2_wc", O_RDWR);
@@ -423,7 +424,7 @@ static bool msix_map(struct device *d, char *why)
 	    pread(d->config, &pending, 4, d->msix + PCI_MSIX_PBA) != 4)
 		return file_wrong(d, "config", "read", why);
 	if ((table & PCI_MSIX_TABLE_BIR) != BAR_MSIX || (pending & PCI_MSIX_PBA_BIR) != BAR_MSIX)
-		return wrong(why, "%s has its MSI-X table where QEMU's device has none",
+		return wrong(why, "the MSI-X table of %s is not where QEMU's device has it",
 			     d->address);
 	d->pending = bar + (pending & PCI_MSIX_PBA_OFFSET) / 4;
 	d->table = bar + (table & PCI_MSIX_TABLE_OFFSET) / 4;
@@ -448,7 +449,7 @@ static bool look_start(struct device *d, char *why)
 	vectors_look(d, false);
 	often.it_value = often.it_interval;
 	return timerfd_settime(d->timer, 0, &often, NULL) == 0 ||
-	       wrong(why, "no timer: %s", strerror(errno));
+	       wrong(why, "cannot create a timer: %s", strerror(errno));
 }
 
 /* Makes the bells and the timer. */
@@ -457,12 +458,12 @@ static bool bells_make(struct device *d, char *why)
 	d->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
 	d->bells = calloc((size_t)d->vectors + 1, sizeof(*d->bells));
 	if (d->timer < 0 || !d->bells)
-		return wrong(why, "no timer: %s", strerror(errno));
+		return wrong(why, "cannot create a timer: %s", strerror(errno));
 	for (int v = 0; v < d->vectors; v++) {
 		d->bells[v] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 		if (d->bells[v] < 0)
-			return wrong(why, "no eventfd for vector %d of %d: %s", v, d->vectors,
-				     strerror(errno));
+			return wrong(why, "cannot create an eventfd for vector %d of %d: %s", v,
+				     d->vectors, strerror(errno));
 	}
 	return true;
 }
@@ -514,8 +515,10 @@ bool device_ring(const struct device *d, int id, int vector, char *why)
 		return wrong(why, "%s has no doorbells: it is ivshmem-plain, or has msi=off",
 			     d->address);
 	if (vector >= d->vectors && d->vectors > 0)
-		return wrong(why, "nobody has a vector %d, only %d of them, as this device", vector,
-			     d->vectors);
+		return wrong(
+			why,
+			"there is no vector %d, only %d of them, on this device and all others",
+			vector, d->vectors);
 	__sync_synchronize(); /* what was written to the memory is there when it rings */
 	for (int v = first; v <= last; v++)
 		d->registers[DOORBELL] = (uint32_t)id << 16 | (uint32_t)v;

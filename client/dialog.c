@@ -15,6 +15,7 @@
 struct dialog {
 	struct mesh *m;
 	bool terminal; /* a person types; else words come from a file or a program */
+	bool patient;  /* there is a prompt, and a server that is gone is tried again */
 	bool prompted; /* the cursor stands behind the prompt */
 	bool failed;   /* something could not be done */
 	bool over;
@@ -30,9 +31,9 @@ static void dialog_line(struct dialog *d)
 
 static void dump_peer(const char *what, int id, const struct peer *p)
 {
-	printf("%s: %d\n", what, id);
+	printf("%s = %d\n", what, id);
 	for (int v = 0; v < p->vectors; v++)
-		printf("  vector %d (fd %d)\n", v, p->fds[v]);
+		printf("  vector %d is enabled (fd=%d)\n", v, p->fds[v]);
 }
 
 static void dump(const struct mesh *m)
@@ -42,25 +43,35 @@ static void dump(const struct mesh *m)
 		dump_peer("peer_id", id, &m->peers[id]);
 }
 
+static void help(void)
+{
+	puts("dump           show the client's ID and the other nodes, with their vectors\n"
+	     "int ID VECTOR  ring a doorbell of that node\n"
+	     "int ID all     ring all doorbells of that node\n"
+	     "int all        ring all doorbells of all other nodes\n"
+	     "help, ?        show this\n"
+	     "quit           end; so does the end of the input");
+}
+
 static bool word_alone(char *const *words, const char *word)
 {
 	return strcmp(words[0], word) == 0 && !words[1];
 }
 
-/* Does what one line says. Returns false with why. */
-static bool dialog_do(struct dialog *d, char *line, char *why)
+/* Does what was asked for. Returns false with why. */
+static bool dialog_do(struct dialog *d, char *request, char *why)
 {
 	char *words[LINE_WORDS];
 	bool ring, show;
 	int id, vector;
 
-	words_split(line, words);
+	words_split(request, words);
 	if (!words[0])
 		return true;
 	ring = strcmp(words[0], "int") == 0;
 	show = word_alone(words, "dump");
 	if ((ring || show) && d->m->sock < 0)
-		return wrong(why, "not connected to %s, which is tried every second", d->m->path);
+		return wrong(why, "not connected to %s; trying again every second", d->m->path);
 	if (ring)
 		return ring_read(words + 1, &id, &vector, why) && mesh_ring(d->m, id, vector, why);
 	if (show)
@@ -68,26 +79,24 @@ static bool dialog_do(struct dialog *d, char *line, char *why)
 	else if (word_alone(words, "quit"))
 		d->over = true;
 	else if (word_alone(words, "help") || word_alone(words, "?"))
-		puts("dump           show the own ID and the peers, with their vectors\n"
-		     "int ID VECTOR  ring a doorbell of that peer\n"
-		     "int ID all     ring all doorbells of that peer\n"
-		     "int all        ring all doorbells of all others\n"
-		     "help, ?        show this\n"
-		     "quit           end, as the end of the input does");
+		help();
 	else
-		return wrong(why, "'%.40s': unknown; 'help' shows what there is", words[0]);
+		return wrong(why, "'%.40s': unknown command; 'help' lists the commands", words[0]);
 	return true;
 }
 
+/* Does what a line asks for, of which several requests may be parted by semicolons. */
 static void dialog_answer(struct dialog *d, char *line)
 {
-	char why[WHY_SIZE];
+	char why[WHY_SIZE], *request;
 
 	d->prompted = false;
-	if (dialog_do(d, line, why))
-		return;
-	d->failed = true;
-	complain("%s", why);
+	while (!d->over && (request = strsep(&line, ";\r"))) {
+		if (dialog_do(d, request, why))
+			continue;
+		d->failed = true;
+		complain("%s", why);
+	}
 }
 
 /* Shows what the mesh has done: joins, leaves, doorbells. */
@@ -107,7 +116,10 @@ static void dialog_show(struct dialog *d)
 		if (count == 0)
 			continue;
 		dialog_line(d);
-		printf("receive notification: vector=%d count=%" PRIu64 "\n", v, count);
+		if (as_qemu())
+			printf("receive notification from peer_id=%d vector=%d\n", m->id, v);
+		else
+			printf("receive notification: vector=%d count=%" PRIu64 "\n", v, count);
 	}
 }
 
@@ -123,11 +135,15 @@ static bool dialog_connect(struct dialog *d)
 		return false;
 	}
 	news_skip(d->m);
-	if (d->terminal) {
-		dialog_line(d);
-		printf("connected to %s: our_id=%d memory=%jd vectors=%d\n", d->m->path, d->m->id,
-		       (intmax_t)d->m->size, mesh_own(d->m)->vectors);
-	}
+	if (!d->patient)
+		return true;
+	dialog_line(d);
+	if (as_qemu())
+		printf("listen on server socket %d: ", d->m->sock);
+	else
+		printf("connected to %s: ", d->m->path);
+	printf("our_id=%d memory=%jd vectors=%d\n", d->m->id, (intmax_t)d->m->size,
+	       mesh_own(d->m)->vectors);
 	return true;
 }
 
@@ -135,20 +151,22 @@ static bool dialog_connect(struct dialog *d)
  * on. */
 static void dialog_disconnected(struct dialog *d)
 {
-	if (!d->terminal)
+	if (!d->patient)
 		quit(1, "%s", d->m->error);
 	dialog_line(d);
 	complain("%s; trying to connect again, every second", d->m->error);
 	mesh_free(d->m);
 }
 
-/* Waits for words, messages and doorbells; without a server, for a second. */
+/* Waits for words, messages and doorbells; without a server, for a second. A script's words wait
+ * for the server, too. Returns whether there are words. */
 static bool dialog_wait(struct dialog *d, int input)
 {
 	enum { INPUT, SERVER, BELLS };
 	static struct pollfd polls[BELLS + VECTORS_MAX];
+	bool listens = d->terminal || d->m->sock >= 0;
 
-	polls[INPUT] = (struct pollfd){.fd = input, .events = POLLIN};
+	polls[INPUT] = (struct pollfd){.fd = listens ? input : -1, .events = POLLIN};
 	polls[SERVER] = (struct pollfd){.fd = d->m->sock, .events = POLLIN};
 	polls_wait(polls, BELLS + bells_poll(d->m, polls + BELLS, true),
 		   d->m->sock >= 0 ? FOREVER : RETRY_MS);
@@ -182,8 +200,13 @@ static void dialog_hear(struct dialog *d)
 	}
 	goes_on = messages_read(d->m);
 	dialog_show(d);
-	if (!goes_on)
-		dialog_disconnected(d);
+	if (goes_on)
+		return;
+	if (as_qemu()) {
+		dialog_line(d);
+		puts("disconnected from server");
+	}
+	dialog_disconnected(d);
 }
 
 int dialog(struct mesh *m)
@@ -191,12 +214,15 @@ int dialog(struct mesh *m)
 	struct dialog d = {.m = m, .terminal = isatty(STDIN_FILENO)};
 	struct lines input = {.fd = STDIN_FILENO};
 
+	d.patient = d.terminal || as_qemu();
+	if (as_qemu())
+		help();
 	if (!dialog_connect(&d))
 		dialog_disconnected(&d);
 	while (!d.over) {
-		if (d.terminal && !d.prompted)
+		if (d.patient && !d.prompted)
 			printf("cmd> ");
-		d.prompted = d.terminal;
+		d.prompted = d.patient;
 		output_flush();
 		if (dialog_wait(&d, input.fd))
 			dialog_read(&d, &input);

@@ -5,11 +5,11 @@
  * Theory of operation. The client connects as a node would, and from the server's stream keeps a
  * table of the mesh (mesh): for each ID the eventfds that ring that peer's doorbells, its own among
  * them, on which it waits. A command is then done with that table: list, ring, wait and watch,
- * which are here; a dialog in the words of QEMU's ivshmem-client (dialog); or run, which makes
- * another program a peer (run). In a virtual machine all is the same, but the table has only the
- * client itself, and the ivshmem device is in place of the stream (device; vfio has its
- * interrupts). What comes in as text, for these two, is read by lines; report says what is wrong,
- * and clock waits.
+ * which are here; a dialog in the words of QEMU's ivshmem-client (dialog), which is all that there
+ * is by the name of that program; or run, which makes another program a peer (run). In a virtual
+ * machine all is the same, but the table has only the client itself, and the ivshmem device is in
+ * place of the stream (device; vfio has its interrupts). What comes in as text, for these two, is
+ * read by lines; report says what is wrong, and clock waits.
  */
 #define _GNU_SOURCE
 #include "client/clock.h"
@@ -45,34 +45,48 @@
 
 static const char help_text[] =
 	"Usage: ivshmem_client [OPTION]... [SOCKET] [COMMAND]\n"
-	"Connect to an ivshmem server as a node would. Others see it join, and leave at the end.\n"
-	"In a virtual machine, with -D, be the node that the machine is.\n"
+	"Connect to an ivshmem server as a node does. Other nodes see the client join, and leave\n"
+	"at the end. In a virtual machine, -D uses the ivshmem device of the machine instead.\n"
 	"\n"
-	"  list                   show the own ID, the size of the memory in bytes, the own\n"
-	"                         vectors, and each peer with its vectors\n"
-	"  ring ID VECTOR         ring a doorbell of that peer\n"
-	"  ring ID all, ring all  ring all of that peer, or all of all others\n"
-	"  wait VECTOR [SECONDS]  show the own ID, wait until that doorbell is rung, show how often\n"
-	"  watch [SECONDS]        list, and then show who joins and who leaves (SECONDS: 5, 0.5)\n"
-	"  run PROGRAM [ARG]...   run a program as a peer: memory, events and requests are its\n"
+	"  list                   show the client's ID, the size of the memory in bytes, the\n"
+	"                         client's vectors, and each other node with its vectors\n"
+	"  ring ID VECTOR         ring a doorbell of that node\n"
+	"  ring ID all, ring all  ring all doorbells of that node, or of all other nodes\n"
+	"  wait VECTOR [SECONDS]  show the client's ID, wait until that doorbell of the client is\n"
+	"                         rung, show how often\n"
+	"  watch [SECONDS]        list, and then show which nodes join and leave (SECONDS: 5, 0.5)\n"
+	"  run PROGRAM [ARG]...   run a program as a node: memory, events and requests are its\n"
 	"                         descriptors 3, 4 and 5 (see the manual page)\n"
-	"Without a command, words are read from standard input: dump, int ID VECTOR, int ID all,\n"
+	"Without a command, commands are read from standard input: dump, int ID VECTOR, int ID all,\n"
 	"int all, help, quit.\n"
 	"\n"
 	"  -S, --socket PATH      the server's socket (default " DEFAULT_SOCKET ")\n"
-	"  -n, --vectors N        the server gives N vectors to each node: checked, and nothing\n"
-	"                         needs to be waited for to be sure that the greeting is complete\n"
+	"  -n, --vectors N        expect N vectors for each node; this is checked, and the client\n"
+	"                         knows without waiting that the handshake is complete\n"
 	"  -D, --device[=ADDRESS]\n"
-	"                         in a virtual machine: its ivshmem device in place of a socket;\n"
-	"                         of several, that at the PCI address\n"
-	"      --poll MS          with -D and without vfio-pci, look every MS milliseconds who was\n"
-	"                         rung (1 to 1000, default 1)\n"
+	"                         in a virtual machine: use its ivshmem device instead of a socket;\n"
+	"                         of several devices, use that at the PCI address\n"
+	"      --poll MS          with -D and without vfio-pci, look for rings every MS\n"
+	"                         milliseconds (1 to 1000, default 1)\n"
 	"  -v, --verbose          show every message of the server on standard error\n"
 	"  -V, --version          print the version and exit\n"
 	"  -h, --help             print this help and exit\n"
 	"\n"
 	"Exit status: 0, done; 1, not done, for the reason given; 2, a mistake in the command line;\n"
-	"of run: that of the program, or 128 and the number of the signal that ended it.\n";
+	"of run: that of the program, or 128 plus the number of the signal that ended it.\n"
+	"Run as " QEMU_NAME ", it takes the options of QEMU's program of that name.\n";
+
+static const char qemu_help_text[] =
+	"Usage: " QEMU_NAME " [OPTION]...\n"
+	"Connect to an ivshmem server as a node, with the options of QEMU's own client; options\n"
+	"and commands beyond them need the name ivshmem_client.\n"
+	"\n"
+	"  -S PATH         the server's socket (default " DEFAULT_SOCKET ")\n"
+	"  -v              show every message of the server on standard error\n"
+	"  -h, --help      print this help and exit\n"
+	"\n"
+	"Commands are read from standard input: dump, int ID VECTOR, int ID all, int all, help,\n"
+	"?, quit. If the server is not there, the client tries again every second.\n";
 
 /* What a command asks for. */
 struct request {
@@ -222,7 +236,7 @@ static void seconds_parse(char **args, struct request *r)
 	if (!args[0])
 		return;
 	r->patience = seconds_read(args[0]);
-	arguments_end(args + 1, "SECONDS is the last");
+	arguments_end(args + 1, "SECONDS is the last argument");
 }
 
 static void wait_parse(char **args, struct request *r)
@@ -290,6 +304,44 @@ static void device_check(const struct mesh *m, struct device *d)
 		d->poll_ms = 1;
 }
 
+/* Ends the program over what getopt_long has found to be wrong with this word. */
+__attribute__((noreturn)) static void option_mistake(int found, const char *letters,
+						     const char *word)
+{
+	const char *more = as_qemu() ? "; QEMU's client has few, for ours run ivshmem_client" : "";
+
+	if (found == ':')
+		quit(2, "option '%s' needs a value", word);
+	if (optopt && !strchr(letters, optopt))
+		quit(2, "unknown option '-%c'%s", optopt, more);
+	quit(2, "option '%s' is unknown, ambiguous, or takes no value%s", word, more);
+}
+
+/* Reads the options of QEMU's client, which has no others, and no arguments behind them. */
+static void options_parse_qemu(struct mesh *m, int argc, char **argv)
+{
+	static const char qemu_letters[] = ":hvS:";
+	static const struct option qemu_words[] = {
+		{"help", no_argument, NULL, 'h'},
+		{NULL, 0, NULL, 0},
+	};
+	int letter;
+
+	while ((letter = getopt_long(argc, argv, qemu_letters, qemu_words, NULL)) != -1) {
+		switch (letter) {
+		case 'S': m->path = optarg; break;
+		case 'v': m->verbose = true; break;
+		case 'h': print_and_exit(qemu_help_text);
+		default: option_mistake(letter, qemu_letters, argv[optind - 1]);
+		}
+	}
+	if (argv[optind])
+		quit(2,
+		     "unexpected argument '%s': a socket goes with -S; for commands run "
+		     "ivshmem_client",
+		     argv[optind]);
+}
+
 enum { POLL = UCHAR_MAX + 1 }; /* options without a letter */
 
 /* Reads the options. Returns the arguments behind them. */
@@ -305,7 +357,6 @@ static char **options_parse(struct mesh *m, int argc, char **argv)
 	static struct device device;
 	int letter;
 
-	m->given_vectors = -1;
 	while ((letter = getopt_long(argc, argv, short_options, options, NULL)) != -1) {
 		switch (letter) {
 		case 'S': m->path = optarg; break;
@@ -324,12 +375,7 @@ static char **options_parse(struct mesh *m, int argc, char **argv)
 		case 'v': m->verbose = true; break;
 		case 'V': print_and_exit("ivshmem_client " VERSION "\n");
 		case 'h': print_and_exit(help_text);
-		case ':': quit(2, "option '%s' needs a value", argv[optind - 1]);
-		default:
-			if (optopt && !strchr(short_options, optopt))
-				quit(2, "unknown option '-%c'", optopt);
-			quit(2, "option '%s' is unknown, ambiguous, or takes no value",
-			     argv[optind - 1]);
+		default: option_mistake(letter, short_options, argv[optind - 1]);
 		}
 	}
 	device_check(m, &device);
@@ -343,8 +389,14 @@ static const struct command *arguments_parse(struct mesh *m, int argc, char **ar
 	const struct command *command;
 	char **args;
 
-	args = options_parse(m, argc, argv);
+	m->given_vectors = -1;
 	*request = (struct request){.patience = FOREVER};
+	if (as_qemu()) {
+		options_parse_qemu(m, argc, argv);
+		args = argv + argc;
+	} else {
+		args = options_parse(m, argc, argv);
+	}
 	if (!m->path && !m->device && args[0] && !command_find(args[0])) {
 		if (!path_meant(args[0]))
 			command_unknown(args[0], ", and no socket of that name is here");

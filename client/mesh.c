@@ -102,9 +102,10 @@ bool mesh_ring(const struct mesh *m, int id, int vector, char *why)
 	const struct peer *p;
 
 	if (m->device)
-		return id == ALL ? wrong(why, "a virtual machine cannot know who is there: ring "
-					      "them one by one, ID VECTOR or ID all")
-				 : device_ring(m->device, id, vector, why);
+		return id == ALL
+			       ? wrong(why,
+				       "a virtual machine cannot know who is there: ring peers one by one, ID VECTOR or ID all")
+			       : device_ring(m->device, id, vector, why);
 	if (id == ALL) {
 		for (int peer = -1; (peer = peer_next(m, peer)) >= 0;)
 			peer_ring(&m->peers[peer], ALL);
@@ -185,11 +186,12 @@ static const char *connect_remedy(int error)
 	switch (error) {
 	case ENOENT:
 	case ECONNREFUSED:
-		return device_exists() ? ": -D takes the ivshmem device of this machine"
-				       : ": start the server first, or give its socket with -S";
+		return device_exists()
+			       ? ": ivshmem_client -D takes the ivshmem device of this machine"
+			       : ": start the server first, or give its socket with -S";
 	case EACCES:
-		return ": your user must be in the group of the socket, and may enter its folder";
-	case EAGAIN: return ": the server takes nobody in; it is stopped, or hangs";
+		return ": your user must be in the group of the socket, and must be able to enter its folder";
+	case EAGAIN: return ": the server accepts nobody; it is stopped, or hangs";
 	default: return "";
 	}
 }
@@ -204,7 +206,7 @@ static bool mesh_connect(struct mesh *m, int64_t patience)
 	strcpy(address.sun_path, m->path);
 	m->sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (m->sock < 0)
-		return wrong(m->error, "no socket: %s", strerror(errno));
+		return wrong(m->error, "cannot create a socket: %s", strerror(errno));
 	/* Where as many wait to be accepted as may, the kernel lets the next one wait to wait. */
 	setsockopt(m->sock, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 	do
@@ -275,7 +277,7 @@ static bool join_take(struct mesh *m, int64_t value, int fd)
 			     m->given_vectors < 0 ? "" : ", as -n says");
 	fds = reallocarray(p->fds, (size_t)p->vectors + 1, sizeof(*fds));
 	if (!fds)
-		return wrong(m->error, "no memory for an eventfd");
+		return wrong(m->error, "not enough memory for an eventfd");
 	p->fds = fds;
 	fds[p->vectors++] = fd;
 	if (id >= m->ids)
@@ -330,8 +332,10 @@ static bool head_take(struct mesh *m, int64_t value, int fd)
 			return value == MEMORY ? memory_take(m, fd) : join_take(m, value, fd);
 		}
 		if (m->id != 0)
-			return wrong(m->error, "the server speaks version %d of the protocol, we 0",
-				     m->id);
+			return wrong(
+				m->error,
+				"the server speaks version %d of the protocol, this client version 0",
+				m->id);
 		if (!id)
 			break;
 		m->id = (int)value;
@@ -438,7 +442,7 @@ static bool greeting_read(struct mesh *m, int64_t patience)
 		if (silence >= patience)
 			return wrong(
 				m->error,
-				"the greeting of %s is not complete, and the server is silent%s",
+				"the handshake with %s is not complete, and the server is silent%s",
 				m->path, m->given_vectors < 0 ? "" : ": is -n right?");
 		polls_wait(&poll, 1, SILENCE_MS / 3);
 	}

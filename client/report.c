@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
+#define _GNU_SOURCE
 #include "client/report.h"
 
 #include <errno.h>
@@ -7,13 +8,26 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void line_write(const char *format, va_list args, const char *hint)
+bool as_qemu(void)
+{
+	return strcmp(program_invocation_short_name, QEMU_NAME) == 0;
+}
+
+static const char *program_name(void)
+{
+	return as_qemu() ? QEMU_NAME : "ivshmem_client";
+}
+
+static void line_write(const char *format, va_list args, bool hint)
 {
 	char text[2 * WHY_SIZE];
 
 	vsnprintf(text, sizeof(text), format, args);
 	fflush(stdout);
-	fprintf(stderr, "ivshmem_client: %s%s\n", text, hint);
+	fprintf(stderr, "%s: %s", program_name(), text);
+	if (hint)
+		fprintf(stderr, " (see '%s --help')", program_name());
+	fputc('\n', stderr);
 }
 
 void complain(const char *format, ...)
@@ -21,7 +35,7 @@ void complain(const char *format, ...)
 	va_list args;
 
 	va_start(args, format);
-	line_write(format, args, "");
+	line_write(format, args, false);
 	va_end(args);
 }
 
@@ -30,9 +44,9 @@ void quit(int status, const char *format, ...)
 	va_list args;
 
 	va_start(args, format);
-	line_write(format, args, status == 2 ? " (see 'ivshmem_client --help')" : "");
+	line_write(format, args, status == 2);
 	va_end(args);
-	exit(status);
+	exit(as_qemu() ? EXIT_FAILURE : status);
 }
 
 bool wrong(char *why, const char *format, ...)

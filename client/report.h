@@ -15,13 +15,20 @@
 /* Says something, and goes on. */
 void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Ends the program: with status 1, not done, or 2, a mistake in the command line. */
+/* The name of QEMU's client, by which we take its options and show what it shows. */
+#define QEMU_NAME "ivshmem-client"
+
+/* Whether we were started by that name. */
+bool as_qemu(void);
+
+/* Ends the program: with status 1, not done, or 2, a mistake in the command line, which is 1 by the
+ * name of QEMU's client. */
 void quit(int status, const char *format, ...) __attribute__((format(printf, 2, 3), noreturn));
 
 /* Writes why something cannot be to WHY_SIZE bytes. Returns false, for its caller to return. */
 bool wrong(char *why, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Writes out what has been printed, or ends the program: who cannot be heard need not go on. */
+/* Writes out what has been printed; where that fails, ends the program with an error. */
 void output_flush(void);
 
 #endif

@@ -46,7 +46,7 @@ static const int passed_on[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUS
 static void descriptor_move(int fd, int to)
 {
 	if (fd >= 0 && dup2(fd, to) < 0) {
-		complain("no descriptor %d: %s", to, strerror(errno));
+		complain("cannot open descriptor %d: %s", to, strerror(errno));
 		_exit(126);
 	}
 }
@@ -206,7 +206,7 @@ static void request_do(const struct mesh *m, char *line)
 	if (!words[0])
 		return;
 	if (strcmp(words[0], "ring") != 0)
-		wrong(why, "unknown; there is 'ring ID VECTOR', 'ring ID all' and 'ring all'");
+		wrong(why, "unknown; give 'ring ID VECTOR', 'ring ID all' or 'ring all'");
 	else if (ring_read(words + 1, &id, &vector, why) && mesh_ring(m, id, vector, why))
 		return;
 	complain("request '%s': %s", asked, why);

@@ -3,11 +3,12 @@
  * The command run: another program is a peer.
  *
  * It is a child, which gets the memory as a descriptor and two pipes of text lines: one tells it
- * what happens in the mesh, the other takes what it wants rung; ivshmem_client(1), "RUN", has the
- * words. It must be able to read late or never, without memory growing here or the server's stream
- * standing still. So nothing is queued: a line is only made when the pipe has room, from what then
- * is true. Rings add up in the counter of the eventfd, which is not read before; joins and leaves
- * are the difference between who is there and of whom has been told (news_next).
+ * what happens in the mesh, the other takes what it wants rung; ivshmem_client(1), "RUNNING A
+ * PROGRAM", has the words. It must be able to read late or never, without memory growing here or
+ * the server's stream standing still. So nothing is queued: a line is only made when the pipe has
+ * room, from what then is true. Rings add up in the counter of the eventfd, which is not read
+ * before; joins and leaves are the difference between who is there and of whom has been told
+ * (news_next).
  *
  * This room owns the child, its pipes, and the signals that are passed on to it: they stay blocked.
  */

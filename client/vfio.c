@@ -31,7 +31,7 @@ static bool group_find(const char *address, char *path, size_t size, char *why)
 	if (n < 0)
 		return wrong(why,
 			     "vfio-pci has %s, and this machine has no IOMMU for its interrupts: "
-			     "unbind it, and rings are looked for",
+			     "unbind vfio-pci, and the client polls for rings instead",
 			     address);
 	target[n] = '\0';
 	snprintf(path, size, "/dev/vfio/%s",
@@ -45,7 +45,7 @@ static const char *group_remedy(int error)
 	switch (error) {
 	case EBUSY: return ": another process has it, maybe a client that waits for rings";
 	case EACCES:
-	case EPERM: return ": it belongs to root, or to whom root has given it with chown";
+	case EPERM: return ": it belongs to root, or to the user to whom root gave it with chown";
 	default: return "";
 	}
 }
@@ -67,8 +67,8 @@ static int group_open(const char *address, char *why)
 	if (ioctl(group, VFIO_GROUP_GET_STATUS, &status) < 0 ||
 	    !(status.flags & VFIO_GROUP_FLAGS_VIABLE)) {
 		wrong(why,
-		      "%s has other devices as well, with drivers of their own: see 'ls "
-		      "/sys/bus/pci/devices/%s/iommu_group/devices', and unbind them",
+		      "%s has other devices as well, with drivers of their own: list them with "
+		      "'ls /sys/bus/pci/devices/%s/iommu_group/devices', and unbind the drivers",
 		      path, address);
 		close(group);
 		return -1;
@@ -92,7 +92,7 @@ bool vfio_open(const char *address, char *why)
 		return wrong(why, "vfio cannot use the IOMMU: %s: try 'modprobe vfio_iommu_type1'",
 			     strerror(errno));
 	device = ioctl(group, VFIO_GROUP_GET_DEVICE_FD, address);
-	return device >= 0 || wrong(why, "vfio does not give %s: %s", address, strerror(errno));
+	return device >= 0 || wrong(why, "cannot get %s from vfio: %s", address, strerror(errno));
 }
 
 /* An interrupt is a message that the device sends, as the master of the bus. */
@@ -104,10 +104,10 @@ static bool master_enable(char *why)
 
 	if (ioctl(device, VFIO_DEVICE_GET_REGION_INFO, &config) < 0 ||
 	    pread(device, &command, 2, (off_t)config.offset + PCI_COMMAND) != 2)
-		return wrong(why, "vfio does not show the PCI command: %s", strerror(errno));
+		return wrong(why, "cannot read the PCI command through vfio: %s", strerror(errno));
 	command |= PCI_COMMAND_MASTER;
 	return pwrite(device, &command, 2, (off_t)config.offset + PCI_COMMAND) == 2 ||
-	       wrong(why, "vfio does not take a PCI command: %s", strerror(errno));
+	       wrong(why, "cannot write the PCI command through vfio: %s", strerror(errno));
 }
 
 bool vfio_listen(const int *bells, int vectors, char *why)
@@ -117,14 +117,14 @@ bool vfio_listen(const int *bells, int vectors, char *why)
 	bool done;
 
 	if (!set)
-		return wrong(why, "no memory for interrupts");
+		return wrong(why, "not enough memory for interrupts");
 	set->argsz = (uint32_t)size;
 	set->flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
 	set->index = VFIO_PCI_MSIX_IRQ_INDEX;
 	set->count = (uint32_t)vectors;
 	memcpy(set->data, bells, (size_t)vectors * sizeof(*bells));
 	done = ioctl(device, VFIO_DEVICE_SET_IRQS, set) == 0 ||
-	       wrong(why, "vfio gives no %d interrupts: %s", vectors, strerror(errno));
+	       wrong(why, "vfio cannot provide %d interrupts: %s", vectors, strerror(errno));
 	free(set);
 	return done && master_enable(why);
 }

@@ -86,7 +86,7 @@ static void options_compare(const struct options *o)
 	}
 	if (child > 0 && TEMP_FAILURE_RETRY(waitpid(child, &status, 0)) == child && status != 0)
 		warn("process %" PRIu64 " was started with other options, which a reload keeps: "
-		     "these hold after systemctl restart",
+		     "the new options take effect with systemctl restart",
 		     process);
 }
 

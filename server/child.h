@@ -13,7 +13,7 @@
 
 /*
  * Starts a child. Returns 0 in the child, which must end by _exit or exec; its number to us; or -1,
- * having said that there is no process to do what purpose says.
+ * having logged that no process could be started for this purpose.
  */
 pid_t child_start(const char *purpose);
 

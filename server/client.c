@@ -45,7 +45,7 @@ void client_dismiss(const struct clients *c, int sock)
 	/* Where no more descriptors may be in flight, most devices are content with the version. */
 	if (sent < 3 && scm_send(sock, headers, (const struct scm_msg[]){bare, bare, bare},
 				 sent > 0 ? 3 - (size_t)sent : 3) < 0)
-		fail("a refused client could not be told");
+		fail("cannot tell a client that it is refused");
 	close(sock);
 }
 
@@ -55,29 +55,31 @@ void client_welcome(struct clients *c, int sock)
 	int id;
 
 	if (ended) {
-		say("a client has gone before it was greeted: %s", ended);
+		say("a client left before its handshake: %s", ended);
 		close(sock);
 		return;
 	}
 	if (sock >= PEERS_END) {
-		client_refuse(c, sock, "no more peers fit into one server");
+		client_refuse(c, sock, "no more nodes fit into one server");
 		return;
 	}
 	if (!store_has_size(c->store)) {
-		client_refuse(c, sock, "%s has another size than the nodes know", c->opt->object);
+		client_refuse(c, sock, "%s has been resized since the server opened it",
+			      c->opt->object);
 		return;
 	}
 	id = id_pick(c->mesh);
 	if (id < 0) {
-		client_refuse(c, sock,
-			      "no ID is left until ID %d leaves, which has seen all others leave",
-			      peer_at(c->ledger, c->mesh->order[0])->id);
+		client_refuse(
+			c, sock,
+			"no ID is left until ID %d leaves, which has seen all other IDs leave",
+			peer_at(c->ledger, c->mesh->order[0])->id);
 		return;
 	}
 	socket_buffer_limit(sock);
 	/* Urgent data is data: else some kernels would report it and not let it be read. */
 	if (setsockopt(sock, SOL_SOCKET, SO_OOBINLINE, &(int){1}, sizeof(int)) < 0)
-		fail("cannot prepare a socket");
+		fail("cannot set an option of a client's socket");
 	if (!end_watch(c->mesh, sock) ||
 	    !eventfds_open(peer_at(c->ledger, sock), c->ledger->vectors)) {
 		client_refuse(c, sock, "%s", strerror(errno));

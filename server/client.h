@@ -2,8 +2,8 @@
 /*
  * client: who connects: accepted, welcomed as a peer, or turned away
  *
- * Also makes the socket anew when somebody has removed it, since who waits on the old one is served
- * first.
+ * Also makes the socket again when somebody has removed it, since clients that wait on the old
+ * socket are served first.
  */
 #ifndef SERVER_CLIENT_H
 #define SERVER_CLIENT_H
@@ -52,8 +52,8 @@ void client_welcome(struct clients *c, int sock);
  */
 bool clients_accept(struct clients *c, bool all);
 
-/* Whom a process that has died had accepted, and not made a peer of: the sockets with our address
- * that are nobody's. They are still to be welcomed. */
+/* Finds the clients that a process had accepted when it died, and not made peers yet: sockets with
+ * our address that belong to no peer. The caller is to welcome them. */
 void clients_find(const struct clients *c, fd_set *found);
 
 /* Turns away who has connected to a listening socket that nobody will serve (hazard 3). */

@@ -53,8 +53,8 @@ bool group_find(const struct options *o, gid_t *gid)
 	errno = error;
 	if (o->group)
 		return fail("cannot look up the group %s: give its number with -g", name);
-	fail("cannot look up the group %s, so only the server's own user may connect (%s-g says "
-	     "who else)",
+	fail("cannot look up the group %s, so only the server's own user may connect (%s-g names "
+	     "another group)",
 	     name, own_name());
 	return true;
 }
@@ -144,7 +144,7 @@ bool file_claim(const char *path, int flags, mode_t mode, int32_t *fd, bool *cre
 			*fd = open(path, flags);
 		if (*fd < 0 && errno == ENOENT && lstat(path, &st) == 0)
 			return complain("cannot use %s: it is a link to a file that does not "
-					"exist; create that, or remove the link",
+					"exist; create that file, or remove the link",
 					path);
 	}
 	if (*fd < 0)
@@ -177,8 +177,9 @@ static bool group_unassignable(int error)
 
 bool group_leave_out(const struct options *o, const char *path)
 {
-	complain("%s is for uid %u alone: without /proc no group can be let in safely; mount that",
-		 path, geteuid());
+	complain(
+		"%s is for uid %u alone: without /proc no group can be given access safely; mount /proc",
+		path, geteuid());
 	return !o->group;
 }
 
@@ -193,7 +194,8 @@ bool group_admit(const struct options *o, gid_t group, int fd, const char *path)
 	    errno != EOPNOTSUPP)
 		return errno == ENOENT
 			       ? group_leave_out(o, path)
-			       : fail("cannot keep an ACL of the folder away from %s", path);
+			       : fail("cannot remove from %s the ACL that its folder has given it",
+				      path);
 	if (chown(held.text, -1, group) < 0)
 		return (!o->group && group_unassignable(errno)) ||
 		       fail("cannot give %s to group %u, of which the server must be a member",
@@ -276,7 +278,7 @@ void file_inherit(int fd, const char *path)
 
 	for (size_t i = 0; fd >= 0 && i < 2; i++)
 		if (fcntl(fd, F_SETLK, &(struct flock){.l_type = kinds[i]}) < 0)
-			fail("cannot lock %s once more", path);
+			fail("cannot lock %s again", path);
 }
 
 bool pidfile_claim(struct pidfile *p)
@@ -290,7 +292,7 @@ bool pidfile_claim(struct pidfile *p)
 		return true;
 	if (!file_claim(path, O_NOFOLLOW, 0644, &p->ledger->pidfile, &p->created, &taken))
 		return taken &&
-		       complain("pidfile %s is %s: stop that one, or choose another path "
+		       complain("pidfile %s is %s: stop that process, or choose another path "
 				"with -%c",
 				path, file_holder(p->ledger->pidfile, "held").text, typed('i'));
 	n = pread(p->ledger->pidfile, text, sizeof(p->found) - 1, 0);
@@ -334,8 +336,10 @@ static struct text pidfile_line(void)
 
 bool pidfile_write(struct pidfile *p)
 {
-	if (p->ledger->pidfile < 0)
+	if (!p->opt->pidfile)
 		return true;
+	if (p->ledger->pidfile < 0 && !pidfile_claim(p))
+		return false;
 	p->written = true;
 	return pidfile_put(p, pidfile_line().text, p->found) ||
 	       fail("cannot write pidfile %s", p->opt->pidfile);
@@ -362,14 +366,14 @@ void pidfile_remove(const struct pidfile *p, bool keep)
 	if (keep || p->created)
 		file_remove(fd, p->opt->pidfile);
 	else if (p->written && !pidfile_put(p, p->found, pidfile_line().text))
-		fail("cannot give pidfile %s back what stood in it", p->opt->pidfile);
+		fail("cannot restore what pidfile %s contained", p->opt->pidfile);
 }
 
 bool pidfile_forgo(struct pidfile *p)
 {
 	if (!p->opt->pidfile_optional)
 		return false;
-	say("going on without a pidfile: -%c names another", typed('i'));
+	say("going on without a pidfile: choose another path with -%c", typed('i'));
 	pidfile_remove(p, false);
 	if (p->ledger->pidfile >= 0)
 		close(p->ledger->pidfile);

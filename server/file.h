@@ -90,6 +90,8 @@ void file_inherit(int fd, const char *path);
 /* Opens and locks the pidfile; a file that holds anything but a number is left alone. */
 bool pidfile_claim(struct pidfile *p);
 
+/* Writes our process ID into the pidfile, which it claims first where that has not been done.
+ * Returns false, having said why. */
 bool pidfile_write(struct pidfile *p);
 
 /* Writes and locks the pidfile once more, where the process that did so has died. */

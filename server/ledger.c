@@ -151,8 +151,8 @@ struct ledger *ledger_open(int fd, bool look)
 		return NULL;
 	}
 	if (!l || !ledger_known(l, (size_t)st.st_size)) {
-		complain("cannot take over: the server before keeps no ledger of peers that this "
-			 "program can read: put another version there");
+		complain("cannot take over: the previous server has no ledger of peers that this "
+			 "program can read: install another version");
 		errno = EINVAL;
 		return NULL;
 	}
@@ -172,7 +172,7 @@ bool ledger_fits(const struct ledger *l, const struct options *o)
 {
 	return (l->vectors == o->vectors && l->legacy == o->legacy) ||
 	       complain("cannot take over: the nodes have %u vector%s%s, this program's options "
-			"make it %u%s",
+			"say %u%s",
 			l->vectors, S(l->vectors), l->legacy ? ", -L" : "", o->vectors,
 			o->legacy ? ", -L" : "");
 }

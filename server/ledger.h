@@ -161,15 +161,16 @@ static inline struct peer *peer_at(const struct ledger *l, int sock)
 /* A number that another text hardly has (FNV-1a). */
 uint64_t text_hash(const char *text);
 
-/* Makes the ledger of a server that starts with these options. Nobody can cut it, whoever gets hold
- * of it. Returns NULL, having said why. */
+/* Makes the ledger of a server that starts with these options. It is sealed, so no holder
+ * of the descriptor can truncate it. Returns NULL, having said why. */
 struct ledger *ledger_create(const struct options *o);
 
 /*
- * Maps the ledger that another process or image has left in this descriptor; only to look at it, if
- * so. That of version 1.2.0 is shorter: else, a new one takes its place in the descriptor, which
- * the supervisor does not have. Returns NULL, having said why: if we cannot read it, errno is
- * EINVAL; any other errno, such as ENOMEM, says nothing about the ledger.
+ * Maps the ledger that another process or image has left in this descriptor; with look, only to
+ * read it. The ledger of version 1.2.0 is shorter: without look, a new ledger takes its place in
+ * the descriptor, and the supervisor does not have the new one. Returns NULL, having said why: if
+ * we cannot read it, errno is EINVAL; any other errno, such as ENOMEM, says nothing about the
+ * ledger.
  */
 struct ledger *ledger_open(int fd, bool look);
 

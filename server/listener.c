@@ -172,7 +172,7 @@ static bool socket_path_free(struct listener *n)
 	if (error == 0 || error == EPROTOTYPE) {
 		socket_owner(path, who, sizeof(who));
 		return complain(
-			"%s belongs to a server that is running%s: stop that one, or choose "
+			"%s belongs to a server that is running%s: stop that server, or choose "
 			"another path with -%c",
 			path, who, typed('p'));
 	}
@@ -196,7 +196,7 @@ static int socket_folder_lock(const char *path, bool wait)
 	       (errno == EINTR || (errno == EWOULDBLOCK && tries-- > 0)))
 		nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
 	if (done < 0)
-		fail("cannot lock the folder of %s, going on without", path);
+		fail("cannot lock the folder of %s, going on without that lock", path);
 	free(copy);
 	return folder;
 }
@@ -217,7 +217,7 @@ bool socket_watch(struct listener *n)
 	if (done) /* that of the folder is a help only: we may have no right to read it */
 		inotify_add_watch(fd, dirname(copy), IN_MOVE_SELF | IN_ONLYDIR);
 	free(copy);
-	return done || fail("cannot watch %s: should somebody remove it, send HUP", n->opt->socket);
+	return done || fail("cannot watch %s: send HUP if somebody removes it", n->opt->socket);
 }
 
 /*
@@ -401,7 +401,8 @@ void socket_name(struct listener *n)
 	char *path = listener_path(n->ledger->listener);
 
 	if (path && strcmp(path, *named) != 0) {
-		say("listening on %s, which was passed to us, and not on %s", path, *named);
+		say("listening on %s, which the supervisor has passed, and not on %s", path,
+		    *named);
 		*named = path;
 	} else {
 		free(path);

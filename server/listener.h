@@ -82,7 +82,7 @@ bool is_listener(int fd);
  */
 void listener_identify(struct listener *n);
 
-/* Says of a socket that a supervisor has made where it stands; -p does not count then. */
+/* Logs the path of a socket that a supervisor has made, which replaces the path of -p. */
 void socket_name(struct listener *n);
 
 /*

@@ -244,7 +244,8 @@ static void peer_free(struct mesh *m, int sock)
 
 /* What is said of a client that has left as any may leave; all else is worth a warning. */
 static const char left_closed[] = "closed the connection";
-static const char left_unread[] = "ended before it had read all (Connection reset by peer)";
+static const char left_unread[] =
+	"ended before it had read all messages (Connection reset by peer)";
 
 /* Why a client has left, to whom nothing can be sent for this reason. */
 static const char *send_ended(int error)

@@ -71,7 +71,7 @@ bool end_watch(const struct mesh *m, int sock);
  */
 void peer_join(struct mesh *m, int sock, int id, bool stored);
 
-/* Lets a peer go that would not know for sure who lives. */
+/* Disconnects a peer that could no longer know for certain which others are there. */
 void peer_let_go(struct mesh *m, int sock, const char *why);
 
 /*

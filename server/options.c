@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -45,55 +46,56 @@ static const char help_text[] =
 	"doorbells for every ivshmem device that connects.\n"
 	"\n"
 	"  -d, --daemonize      go to the background once everything is ready\n"
-	"  -f, --file PATH      regular file as backing store: it persists\n"
+	"  -f, --file PATH      regular file as backing store: the data persists\n"
 	"  -s, --shm NAME       POSIX shared memory object instead (default " DEFAULT_SHM ")\n"
-	"  -A, --anonymous[=DIR]  memory without a name, which goes with its last user and which\n"
-	"                       nobody can cut; with DIR, an unnamed file there\n"
+	"  -A, --anonymous[=DIR]  memory without a name, which disappears with its last user\n"
+	"                       and which nobody can truncate; with DIR, an unnamed file in DIR\n"
 	"  -m, --size N[K|M|G|T]  size, a power of two; plain numbers are MiB (default 1M for\n"
-	"                       a new object; an existing one keeps its size)\n"
+	"                       a new object; an existing object keeps its size)\n"
 	"  -t, --truncate       resize an existing object to -m exactly\n"
-	"  -a, --allocate       reserve every block of it now\n"
+	"  -a, --allocate       reserve every block of the object now\n"
 	"  -n, --vectors N      MSI-X vectors of each node, 0 to 2048 (default 1)\n"
 	"  -p, --socket PATH    UNIX socket to listen on (default " DEFAULT_SOCKET ")\n"
-	"  -g, --group GROUP    who may connect: name or number (default kvm, if there is one)\n"
-	"  -L, --legacy         the original stream without the version message; any size of\n"
-	"                       whole pages, and -m 0 for interrupts without memory\n"
-	"  -i, --pidfile PATH   write the process ID there, locked while the server lives\n"
-	"  -o, --log FILE       append the log there, from the start on; HUP opens it again\n"
-	"  -y, --sync SECONDS   flush the file to disk this often, not only when a node leaves\n"
+	"  -g, --group GROUP    group that may connect: name or number (default kvm, if it exists)\n"
+	"  -L, --legacy         send the original stream, without the version message; allows any\n"
+	"                       size of whole pages, and -m 0 for interrupts without memory\n"
+	"  -i, --pidfile PATH   write the process ID to PATH, locked while the server runs\n"
+	"  -o, --log FILE       append the log to FILE; HUP opens it again\n"
+	"  -y, --sync SECONDS   flush the file to disk at this interval, not only when nodes leave\n"
 	"  -v, --verbose        log every message\n"
-	"      --default-file PATH  the same as -f, but -f, -s, -A and -m 0 take its place\n"
-	"      --check          look whether the command line is right, and exit\n"
-	"  -V, --version        print the version and exit; behind options, --check them first\n"
+	"      --default-file PATH  the same as -f, but -f, -s, -A and -m 0 override it\n"
+	"      --check          check the command line, and exit\n"
+	"  -V, --version        print the version and exit; after other options, --check them first\n"
 	"  -h, --help           print this help and exit\n"
 	"\n"
-	"TERM, INT and QUIT end the server; the memory object stays. HUP restarts it in place,\n"
-	"for upgrades under live nodes. USR1 logs a table of the nodes. USR2 ends it, and leaves\n"
-	"the nodes to the successor that systemd starts.\n"
-	"Run as " QEMU_NAME ", it takes the options of QEMU's program of that name.\n";
+	"TERM, INT and QUIT end the server; the memory object stays. HUP restarts the server\n"
+	"in place, for upgrades while nodes stay connected. USR1 logs a table of the nodes. USR2\n"
+	"ends the server and leaves the nodes to the successor that systemd starts.\n"
+	"Run as " QEMU_NAME ", this program takes the options of QEMU's program of that name.\n";
 
 static const char qemu_help_text[] =
 	"Usage: " QEMU_NAME " [OPTION]...\n"
 	"Serve shared memory and doorbells to QEMU nodes with the options of QEMU's own\n"
-	"server; those beyond them are for the name tm_ivshmem_server.\n"
+	"server. Run tm_ivshmem_server for all other options.\n"
 	"\n"
 	"  -F              stay in the foreground (default: go to the background once\n"
 	"                  everything is ready)\n"
-	"  -p FILE         write the process ID there when in the background\n"
+	"  -p FILE         write the process ID to FILE when in the background\n"
 	"                  (default " QEMU_PIDFILE ")\n"
 	"  -S PATH         UNIX socket to listen on (default " DEFAULT_SOCKET ")\n"
 	"  -M NAME         POSIX shared memory object (default " DEFAULT_SHM ")\n"
-	"  -m DIR          an unnamed file in DIR instead; of -M and -m the last counts\n"
-	"  -l SIZE[B|K|M|G|T|P|E]  size, a power of two: plain numbers are bytes, and 0.5G and\n"
-	"                  0x100000 will do as well (default 4M); a smaller object is\n"
-	"                  enlarged, a larger one served as it is\n"
+	"  -m DIR          an unnamed file in DIR instead; of -M and -m the last counts. A name\n"
+	"                  without '/' that is not there at all is taken as that of -M\n"
+	"  -l SIZE[B|K|M|G|T|P|E]  size, a power of two: plain numbers are bytes; 0.5G and\n"
+	"                  0x100000 are valid, too (default 4M); a smaller object is\n"
+	"                  enlarged, a larger object is served as it is\n"
 	"  -n N            MSI-X vectors of each node, 0 to 2048 (default 1)\n"
 	"  -v              log every message\n"
 	"  -h, --help      print this help and exit\n"
 	"\n"
-	"TERM, INT and QUIT end the server; the named object stays. HUP restarts it in place,\n"
-	"for upgrades under live nodes. USR1 logs a table of the nodes. USR2 ends it, and leaves\n"
-	"the nodes to the successor that systemd starts.\n";
+	"TERM, INT and QUIT end the server; the named object stays. HUP restarts the server\n"
+	"in place, for upgrades while nodes stay connected. USR1 logs a table of the nodes. USR2\n"
+	"ends the server and leaves the nodes to the successor that systemd starts.\n";
 
 /* Options without a letter. */
 enum { OPTION_CHECK = UCHAR_MAX + 1, OPTION_DEFAULT_FILE };
@@ -247,7 +249,7 @@ static uint64_t size_parse(void)
 
 	if (!(as_qemu() ? size_parse_qemu : size_parse_own)(optarg, &bytes)) {
 		if (strchr(optarg, '/') && !as_qemu())
-			usage("%s " VALUE ": this is the size; a folder goes with -A; %s",
+			usage("%s " VALUE ": this option takes a size; a folder goes with -A; %s",
 			      option_name('m'), optarg, as_qemu_hint);
 		if (as_qemu())
 			usage("%s " VALUE
@@ -304,7 +306,7 @@ static const char *socket_parse(char **arg)
 
 	if (strlen(path) > max)
 		usage("%s " VALUE
-		      ": the path of a socket has at most %zu bytes, this one has %zu; give a shorter one",
+		      ": the path of a socket has at most %zu bytes, this path has %zu; give a shorter path",
 		      option_name('p'), path, max, strlen(path));
 	return path;
 }
@@ -382,7 +384,7 @@ static void memoryless_check(const struct options *o, const char *file, const ch
 
 	if (!o->legacy)
 		usage("%s " VALUE
-		      ": give a size; only the original stream, %s-L, can do without memory",
+		      ": give a size; only the original stream, %s-L, works without memory",
 		      option_name('m'), size, own_name());
 	for (size_t i = 0; i < sizeof(pointless) / sizeof(pointless[0]); i++)
 		if (pointless[i].given)
@@ -406,7 +408,7 @@ static void paths_check(const struct options *o)
 	for (size_t i = 1; i < sizeof(paths) / sizeof(paths[0]); i++)
 		for (size_t j = 0; j < i; j++)
 			if (paths[i].path && paths[j].path && !strcmp(paths[i].path, paths[j].path))
-				usage("%s " VALUE ": that is the %s; give another path",
+				usage("%s " VALUE ": the %s has this path; give another path",
 				      option_name(paths[i].letter), paths[i].path, paths[j].what);
 }
 
@@ -441,7 +443,7 @@ static void options_check(const struct options *o, const char *file, const char 
 static const char *qemu_option_hint(int letter)
 {
 	switch (letter) {
-	case 'F': return "in the foreground is the default";
+	case 'F': return "the server stays in the foreground by default";
 	case 'S': return "the socket goes with -p";
 	case 'M': return "a shared memory object goes with -s";
 	case 'l': return "the size goes with -m";
@@ -459,16 +461,17 @@ __attribute__((noreturn)) static void option_mistake(int found, const char *word
 	if (found == ':')
 		usage("%s needs a value", ours);
 	if (!optopt && as_qemu())
-		usage("unknown option " VALUE ": QEMU's server has letters only; for words run "
-		      "tm_ivshmem_server",
+		usage("unknown option " VALUE
+		      ": QEMU's server has only short options; for long options "
+		      "run tm_ivshmem_server",
 		      word);
 	if (!optopt)
 		usage("unknown or ambiguous option " VALUE, word);
 	if (as_qemu() ? optopt == 'h' : !!ours)
 		usage(VALUE ": %s takes no value", word, ours);
 	if (as_qemu() && ours)
-		usage("unknown option '-%c': QEMU's server has none such; for ours run "
-		      "tm_ivshmem_server",
+		usage("unknown option '-%c': QEMU's server does not have this option; run "
+		      "tm_ivshmem_server to use it",
 		      optopt);
 	if (!as_qemu() && hint)
 		usage("unknown option '-%c': %s; %s", optopt, hint, as_qemu_hint);
@@ -479,7 +482,7 @@ __attribute__((noreturn)) static void option_mistake(int found, const char *word
 static void anonymous_parse(struct options *o, char **arg)
 {
 	if (optarg && *optarg == '=' && !as_qemu())
-		usage("-A " VALUE ": the folder follows at once, as in -A/tmp", optarg);
+		usage("-A " VALUE ": the folder directly follows -A, as in -A/tmp", optarg);
 	o->folder = optarg ? path_parse('A', arg) : NULL;
 	o->shm = o->anonymous = true;
 }
@@ -541,7 +544,7 @@ static void options_parse_own(struct options *o, int argc, char **argv)
 	}
 	if (optind < argc && o->anonymous && !o->folder)
 		usage("unexpected argument " VALUE
-		      ": -A/--anonymous takes a folder without a space, as in -A/tmp",
+		      ": -A/--anonymous takes a folder without a space before it, as in -A/tmp",
 		      argv[optind]);
 	if (shm)
 		o->object = shm_parse(shm);
@@ -550,6 +553,27 @@ static void options_parse_own(struct options *o, int argc, char **argv)
 		o->shm = false;
 	}
 	options_check(o, file, shm, size);
+}
+
+/*
+ * Whether the value of -m names an object, which it does in QEMU 2.5 where it is no folder. A file
+ * of that name may be what its user means; it is not served, and nothing else in its place.
+ */
+static bool object_meant(const char *value)
+{
+	struct stat st;
+
+	return *value && !strchr(value, '/') && lstat(value, &st) < 0 && errno == ENOENT;
+}
+
+/* Makes -M of the -m whose value is in optarg: a restart in place reads the command line in another
+ * working directory. */
+static void letter_correct(char **argv)
+{
+	bool apart = optarg == argv[optind - 1];
+	char *word = argv[optind - 1 - apart];
+
+	word[(apart ? strlen(word) : (size_t)(optarg - word)) - 1] = 'M';
 }
 
 /* Takes the options of QEMU's server, whose defaults are others. */
@@ -572,9 +596,18 @@ static void options_parse_qemu(struct options *o, int argc, char **argv)
 		case 'S': o->socket = socket_parse(&argv[optind - 1]); break;
 		case 'M':
 			name = optarg;
-			o->anonymous = false;
+			o->anonymous = o->shm_by_m = false;
 			break;
-		case 'm': anonymous_parse(o, &argv[optind - 1]); break;
+		case 'm':
+			o->shm_by_m = object_meant(optarg);
+			if (o->shm_by_m) {
+				name = optarg;
+				o->anonymous = false;
+				letter_correct(argv);
+			} else {
+				anonymous_parse(o, &argv[optind - 1]);
+			}
+			break;
 		case 'l':
 			size = optarg;
 			o->size = size_parse();
@@ -604,4 +637,7 @@ void options_parse(struct options *o, int argc, char **argv)
 		usage("unexpected argument " VALUE, argv[optind]);
 	if (o->anonymous)
 		o->object = anonymous_text(o->folder);
+	if (o->shm_by_m)
+		say("-m %s is taken as -M, a shared memory object: no folder of that name is here",
+		    strrchr(o->object, '/') + 1);
 }

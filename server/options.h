@@ -30,9 +30,10 @@ struct options {
 	bool shm;            /* the object is no file that persists */
 	bool anonymous;      /* it has no name, either: nobody else can open it */
 	bool daemonize, truncate, allocate, legacy, verbose;
-	bool check, version;   /* nothing is to be served: what of the command line is right? */
+	bool check, version;   /* nothing is served, the command line is checked */
 	bool sized;            /* -m was given */
 	bool grow;             /* an object smaller than that is enlarged */
+	bool shm_by_m;         /* by QEMU's name: -m had the name of the object, in place of -M */
 	bool pidfile_optional; /* nobody asked for it: goes on without, where it fails */
 	const char *group;     /* name or number; NULL: the default, if there is one */
 	uint64_t size;         /* bytes */

@@ -63,7 +63,7 @@ static bool passed_take(struct passed *in, int fd, const char *name)
 		return true;
 	}
 	if (fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode))
-		return complain("cannot use the socket %s that was passed: a socket unit has one "
+		return complain("cannot use the passed socket %s: a socket unit must have one "
 				"ListenStream=, which is a path, and not Accept=yes",
 				name);
 	close(fd);

@@ -32,8 +32,8 @@ struct passed {
 	int waiting;                    /* his socket, for a start to welcome him */
 	bool regained;                  /* the object was not passed, and has been opened again */
 	bool nodes;                     /* somebody is there still */
-	bool fits;                      /* and is taken over, since our options are his */
-	const char *why;                /* if not: why nodes are let go */
+	bool fits;                      /* and is taken over, since our options fit the nodes */
+	const char *why;                /* if not: why nodes are disconnected */
 	const struct ledger *old;       /* in which they stand then, or NULL */
 };
 

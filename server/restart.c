@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -112,6 +113,24 @@ static void program_execute(struct restart *r, const char *purpose)
 	unsetenv(LEDGER_VARIABLE);
 }
 
+/* What stands on disk; zeroes where there is nothing. */
+static struct stat program_on_disk(const struct restart *r)
+{
+	struct stat st;
+
+	return stat(r->program, &st) == 0 ? st : (struct stat){0};
+}
+
+/* Whether the program on disk is the one that was tried. */
+static bool program_tried(const struct restart *r)
+{
+	const struct stat *tried = &r->tried, now = program_on_disk(r);
+
+	return now.st_dev == tried->st_dev && now.st_ino == tried->st_ino &&
+	       now.st_ctim.tv_sec == tried->st_ctim.tv_sec &&
+	       now.st_ctim.tv_nsec == tried->st_ctim.tv_nsec;
+}
+
 void trial_kill(struct restart *r)
 {
 	pid_t trial = r->trial;
@@ -128,6 +147,7 @@ void trial_start(struct restart *r)
 
 	trial_kill(r);
 	supervisor_reload(r->supervisor);
+	r->tried = program_on_disk(r);
 	child = child_start("try the program on disk, going on without a restart");
 	if (child == 0) {
 		program_execute(r, "check");
@@ -141,6 +161,8 @@ void trial_start(struct restart *r)
 
 void trial_ended(struct restart *r, int status, bool wanted)
 {
+	bool again = false;
+
 	if (status != W_EXITCODE(CAN_TAKE_OVER, 0)) {
 		complain("%s cannot take over, going on without a restart: it ended with %s %d",
 			 r->program, WIFEXITED(status) ? "status" : "signal",
@@ -150,10 +172,14 @@ void trial_ended(struct restart *r, int status, bool wanted)
 	if (!wanted)
 		return;
 	standby_end(r->standby); /* the table of descriptors becomes another */
-	if (descriptors_keep(r, true))
+	if (!descriptors_keep(r, true))
+		fail("cannot keep descriptors open, going on without a restart");
+	else if (program_tried(r)) /* looked at last, since what stands there is executed */
 		program_execute(r, "resume");
 	else
-		fail("cannot keep descriptors open, going on without a restart");
+		again = true;
 	descriptors_keep(r, false);
 	standby_want(r->standby);
+	if (again)
+		trial_start(r);
 }

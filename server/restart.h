@@ -18,6 +18,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/select.h>
+#include <sys/stat.h>
 
 struct restart {
 	struct ledger *ledger;
@@ -27,6 +28,7 @@ struct restart {
 	char **argv;
 	const char *program; /* absolute path of what HUP executes */
 	int32_t trial;       /* the child that tries the program on disk; 0: none */
+	struct stat tried;   /* that program, as it was before; zeroes: there was none */
 };
 
 #define LEDGER_VARIABLE "TM_IVSHMEM_SERVER_STATE" /* from one image of the program to the next */
@@ -57,7 +59,8 @@ void trial_start(struct restart *r);
 
 /*
  * The trial has ended, with this status of waitpid(2): executes the program if it can take over,
- * and that is wanted still. Returns only if not, having said why.
+ * and that is wanted still. Returns only if not, having said why; or if another program stands on
+ * disk by now, having that tried.
  */
 void trial_ended(struct restart *r, int status, bool wanted);
 

@@ -115,9 +115,9 @@ void standby_end(struct standby *b)
 	b->ledger->timers[TIMER_STANDBY] = 0;
 	if (child <= 0)
 		return;
+	b->ledger->standby = 0; /* first: whoever it names there lives */
 	kill(child, SIGKILL);
 	TEMP_FAILURE_RETRY(waitpid(child, NULL, 0));
-	b->ledger->standby = 0;
 }
 
 void standby_ended(struct standby *b, int status)
@@ -137,8 +137,9 @@ bool standby_despairs(struct standby *b)
 	deaths[DEATHS - 1] = now;
 	if (!deaths[0] || now - deaths[0] > DEATHS_MS)
 		return false;
-	complain("the server has died %d times in %d s and is given up: its nodes are let go; find "
-		 "out what it dies of, start it again and restart them",
-		 DEATHS, DEATHS_MS / 1000);
+	complain(
+		"the server has died %d times in %d s and is given up: its nodes are disconnected; "
+		"find out why it died, and start the server and the nodes again",
+		DEATHS, DEATHS_MS / 1000);
 	return true;
 }

@@ -51,7 +51,7 @@ static bool store_taken(const struct store *s)
 	if (file_stands_at(s->ledger->pidfile, path))
 		return complain("%s is the pidfile, too: choose another path with -%c", path,
 				typed('i'));
-	return complain("%s is %s: stop that one, or choose another object with %s", path,
+	return complain("%s is %s: stop that process, or choose another object with %s", path,
 			file_holder(s->ledger->lock, "served").text,
 			as_qemu() ? "-M or -m" : "-f or -s");
 }
@@ -146,8 +146,8 @@ static void store_warn_foreign(const struct store *s, const struct examination *
 		    (st->st_mode & S_IWGRP && st->st_gid != s->ledger->group && st->st_gid != 0);
 
 	if (!s->created && !s->opt->anonymous && (foreign || open))
-		warn("warning: %s belongs to uid %u, gid %u and has mode %04o: others can cut it, "
-		     "which kills the nodes; chown %u and chmod 0600 make it the server's own",
+		warn("warning: %s belongs to uid %u, gid %u and has mode %04o: others can truncate "
+		     "it, which crashes the nodes; chown %u and chmod 0600 make it the server's own",
 		     s->opt->object, st->st_uid, st->st_gid, st->st_mode & 07777, geteuid());
 }
 
@@ -202,13 +202,15 @@ static bool store_size_check(const struct store *s, const struct examination *e)
 	uint64_t most = (uint64_t)e->fs.f_blocks * block;
 
 	if (e->fs.f_type == HUGETLBFS_MAGIC && size % block)
-		return complain("cannot serve %s with %s: its file system holds whole huge pages; "
-				"give a multiple of %s with -%c",
-				name, SIZE(size), SIZE(block), typed('m'));
+		return complain(
+			"cannot serve %s with %s: its file system allocates whole huge pages; "
+			"give a multiple of %s with -%c",
+			name, SIZE(size), SIZE(block), typed('m'));
 	if (e->fs.f_type == TMPFS_MAGIC && most && size > most)
-		return complain("cannot serve %s with %s: its tmpfs holds %s; enlarge that with "
-				"mount -o remount,size=, or give less with -%c",
-				name, SIZE(size), SIZE(most), typed('m'));
+		return complain(
+			"cannot serve %s with %s: its tmpfs holds %s; enlarge the tmpfs with "
+			"mount -o remount,size=, or give less with -%c",
+			name, SIZE(size), SIZE(most), typed('m'));
 	return true;
 }
 
@@ -234,7 +236,7 @@ static bool store_memory_check(const struct store *s, const struct examination *
 		return true;
 	left = memory_left(of);
 	return there >= size || size - there <= left ||
-	       complain("cannot reserve %s for %s: %s has only %s of memory left, and for more the "
+	       complain("cannot reserve %s for %s: %s has only %s of memory left, beyond which the "
 			"kernel would kill a process; give less with -%c, or %s",
 			SIZE(size - there), s->opt->object, of, SIZE(left >> 20 << 20), typed('m'),
 			*of == '/' ? "raise the limit of that cgroup" : "add memory");
@@ -244,7 +246,7 @@ static bool store_memory_check(const struct store *s, const struct examination *
 static bool store_allocate(const struct store *s, const struct examination *e)
 {
 	static const char failed[] =
-		"cannot reserve %s for %s (without -a, blocks are taken as they are written)";
+		"cannot reserve %s for %s (without -a, each block is allocated when it is first written)";
 	const uint64_t size = s->ledger->size, step = UINT64_C(64) << 20;
 	bool tell = isatty(STDERR_FILENO);
 	uint64_t left = geteuid() == 0 ? e->fs.f_bfree : e->fs.f_bavail; /* some are root's alone */
@@ -283,7 +285,7 @@ static void store_warn_sparse(const struct store *s, const struct examination *e
 	if (e->fs.f_blocks && e->fs.f_type != HUGETLBFS_MAGIC && blocks < size &&
 	    size - blocks > left)
 		warn("warning: %s lacks %s of its blocks and only %s are free: a node that writes "
-		     "when they are used up is killed; %s-a reserves them now",
+		     "when no block is free is killed; %s-a reserves all blocks now",
 		     s->opt->object, SIZE(size - blocks), SIZE(left >> 20 << 20), own_name());
 }
 
@@ -305,8 +307,8 @@ static bool store_map_try(const struct store *s)
 		bytes = s->ledger->size;
 	memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, s->ledger->store, 0);
 	if (memory == MAP_FAILED)
-		return fail("cannot map %s of %s: choose a file system that can share memory, with "
-			    "enough of it",
+		return fail("cannot map %s of %s: choose a file system that can share memory and "
+			    "has enough of it",
 			    SIZE(bytes), s->opt->object);
 	munmap(memory, bytes);
 	return true;
@@ -356,7 +358,7 @@ void store_leave(const struct store *s, bool keep)
 		file_remove(l->lock, name);
 	else if (!keep && l->lock >= 0 && l->size > s->found &&
 		 ftruncate(l->lock, (off_t)s->found) < 0)
-		fail("cannot give %s its size back", name);
+		fail("cannot restore the size of %s", name);
 	if (l->lock < 0)
 		return;
 	/* Before the pidfile goes, after which somebody may start anew: who has the descriptor as
@@ -377,9 +379,8 @@ bool store_has_size(const struct store *s)
 	if (statx(l->store, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE, &st) < 0)
 		return fail("cannot examine %s", s->opt->object);
 	return st.stx_size == l->size ||
-	       complain("%s was %s and has been resized to %s, on which QEMU would crash: give it "
-			"back its size with truncate -s %ju, or end the nodes and start the server "
-			"anew",
+	       complain("%s was %s and has been resized to %s, on which QEMU would crash: restore "
+			"its size with truncate -s %ju, or end the nodes and restart the server",
 			s->opt->object, SIZE(l->size), SIZE(st.stx_size), (uintmax_t)l->size);
 }
 
@@ -398,7 +399,7 @@ void store_report(const struct store *s)
 {
 	if (store_has_size(s) && s->ledger->store >= 0 && !s->opt->anonymous &&
 	    !file_stands_at(s->ledger->store, s->opt->object))
-		fail("what the nodes share does not stand at %s any more", s->opt->object);
+		fail("the memory that the nodes share is no longer at %s", s->opt->object);
 }
 
 /* Opens the object once more, wherever it stands by now. Returns the descriptor or -1, having said
@@ -411,7 +412,7 @@ static int store_reopen(const struct store *s)
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", s->ledger->store);
 	fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
-		fail("cannot open %s once more", s->opt->object);
+		fail("cannot open %s again", s->opt->object);
 	return fd;
 }
 
@@ -425,9 +426,9 @@ static void store_warn_gone(const struct store *s)
 	if (errno != ENOENT)
 		fail("cannot examine %s", name);
 	else
-		warn("warning: the nodes have a file that does not stand at %s any more, and what "
-		     "they write goes with the last of them: cp /proc/%d/fd/%d saves it; end the "
-		     "nodes and restart the server to serve what stands there",
+		warn("warning: the nodes use a file that is no longer at %s, and their data is "
+		     "lost with the last node: cp /proc/%d/fd/%d saves the data; end the nodes and "
+		     "restart the server to serve the file that is at the path now",
 		     name, (int)getpid(), s->ledger->store);
 }
 
@@ -445,14 +446,14 @@ static void store_warn_options(const struct store *s)
 		say("%s has %s, more than -%c %s: all of it is served", o->object, SIZE(size),
 		    typed('m'), SIZE(wanted));
 	else if (wanted != size)
-		warn("%s keeps its size of %s while nodes have it, whatever %s-%c says", o->object,
+		warn("%s keeps its size of %s while nodes use it, whatever %s-%c says", o->object,
 		     SIZE(size), o->truncate ? "-t with " : "", typed('m'));
 	if (!o->allocate || fstat(s->ledger->store, &st) < 0 ||
 	    fstatfs(s->ledger->store, &fs) < 0 || fs.f_type == HUGETLBFS_MAGIC)
 		return;
 	blocks = (uint64_t)st.st_blocks * 512;
 	if (blocks < size)
-		warn("%s lacks %s of its blocks, which -a does not reserve while nodes have it",
+		warn("%s lacks %s of its blocks, which -a does not reserve while nodes use it",
 		     o->object, SIZE(size - blocks));
 }
 
@@ -559,9 +560,10 @@ static bool flush_wait(struct store *s)
 	if (!s->ledger->flusher)
 		return true;
 	if (!child_wait(s->ledger->flusher, s->ledger->signals, &status))
-		return complain("ending before %s is on disk, which still goes on: a power cut "
-				"could lose what nodes have written",
-				s->opt->object);
+		return complain(
+			"ending before %s is on disk, while the flush still goes on: a power cut "
+			"could lose what nodes have written",
+			s->opt->object);
 	flush_ended(s, status);
 	return true;
 }
@@ -572,7 +574,7 @@ void flush_finish(struct store *s)
 
 	if (!flush_wait(s) || l->disk < 0)
 		return;
-	if (flush_child(s, "flush the object to disk, doing so here"))
+	if (flush_child(s, "flush the object to disk, flushing it in this process instead"))
 		flush_wait(s);
 	else if (fdatasync(l->disk) < 0)
 		fail("cannot flush %s to disk", s->opt->object);

@@ -175,7 +175,7 @@ __attribute__((format(printf, 4, 5))) static bool supervisor_tell(struct supervi
 			if (*at == '\n')
 				*at = ' ';
 		v->lost =
-			!fail("cannot tell %s at %s, trying again", state, getenv("NOTIFY_SOCKET"));
+			!fail("cannot send %s to %s, trying again", state, getenv("NOTIFY_SOCKET"));
 	}
 	return false;
 }
@@ -230,7 +230,7 @@ static bool parcel_fail(struct supervisor *v)
 {
 	timer_start(v->ledger, TIMER_STORE, STORE_RETRY_MS);
 	if (!v->lost)
-		v->lost = !fail("cannot have a node's descriptors stored, trying again");
+		v->lost = !fail("cannot have the descriptors of a node stored, trying again");
 	return false;
 }
 
@@ -253,10 +253,11 @@ static bool parcel_fits(struct supervisor *v, const struct peer *p)
 		return false;
 	v->lost = true;
 	if (all + OWNS > v->room)
-		return complain("ID %d is not stored, and ends with the server: the supervisor "
-				"stores %zu descriptors and no more; raise FileDescriptorStoreMax= "
-				"to the number of nodes and %d",
-				p->id, v->room, STORE_MORE);
+		return complain(
+			"ID %d is not stored, and ends with the server: the supervisor "
+			"stores no more than %zu descriptors; raise FileDescriptorStoreMax= "
+			"to the number of nodes plus %d",
+			p->id, v->room, STORE_MORE);
 	return complain("ID %d is not stored, and ends with the server: no more than %zu "
 			"descriptors may be in flight; raise LimitNOFILE= to %zu for each node",
 			p->id, 2 * v->flight, 2 * each);
@@ -578,17 +579,17 @@ bool unit_started(void)
 void unit_warn(const struct supervisor *v, const struct options *o, bool own_socket)
 {
 	if (o->daemonize && supervised(v) && unit_started())
-		warn("warning: a supervisor takes the end of this process, which goes to the "
-		     "background, for the end of the server: %s",
+		warn("warning: a supervisor takes the end of this process in the foreground for "
+		     "the end of the server: %s",
 		     as_qemu() ? "give -F" : "leave out -d");
 	if (!getenv("INVOCATION_ID"))
 		return;
 	if (own_socket && path_private(o->socket))
-		warn("warning: nobody outside of this unit can connect to %s, since that folder is "
+		warn("warning: nobody outside of this unit can connect to %s, since its folder is "
 		     "private (PrivateTmp=): choose a path in /run with -%c",
 		     o->socket, typed('p'));
 	if (!o->shm && path_private(o->object))
-		warn("warning: %s is lost when this unit stops, since that folder is private "
+		warn("warning: %s is lost when this unit stops, since its folder is private "
 		     "(PrivateTmp=): choose a path in /var/lib with -f",
 		     o->object);
 }

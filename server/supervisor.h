@@ -48,7 +48,7 @@ struct supervisor {
 
 #define STORE_MS 1000 /* that it gets to take something when the server ends */
 
-/* What is our own is called there. */
+/* The names under which the supervisor stores what is our own. */
 extern const char *const own_names[OWNS];
 
 #define PARCEL "node-" /* and a serial number: what the parcel of a peer is called */

@@ -66,16 +66,17 @@ static void parcels_choose(const struct server *s, struct passed *in, fd_set *ke
 /* Why there is no parcel of a peer. */
 static const char *parcel_missing(const struct peer *p)
 {
-	return p->stored ? "it had been stored, and the supervisor has lost that (is "
+	return p->stored ? "the supervisor has lost its stored descriptors (is "
 			   "FileDescriptorStoreMax= large enough?)"
-			 : "it had not been stored when the server died";
+			 : "its descriptors had not been stored when the server died";
 }
 
 /* Gives up the peers that cannot be taken over: nothing stands at their numbers. */
 static void peers_give_up(struct server *s, struct passed *in)
 {
-	static const char many[] = "too few descriptors may be open to take it over (ulimit -n, "
-				   "LimitNOFILE=)";
+	static const char many[] =
+		"too few descriptors may be open to take it over (raise ulimit -n "
+		"or LimitNOFILE=)";
 	struct ledger *l = s->ledger;
 	fd_set kept, few;
 
@@ -110,7 +111,7 @@ static bool descriptor_vacate(const struct server *s, int *fd)
 		return fail("cannot take over: there is no room for the descriptors of the nodes");
 	*fd = other;
 	return dup3(s->reserve.null, number, O_CLOEXEC) >= 0 ||
-	       fail("cannot take over: cannot hold the number of a node's socket");
+	       fail("cannot take over: cannot reserve the descriptor number of a node's socket");
 }
 
 /*
@@ -134,7 +135,8 @@ static bool passed_make_room(struct server *s, struct passed *in)
 	for (int sock = 0; sock < (int)s->ledger->slots; sock++)
 		if (peer_at(s->ledger, sock)->serial && fcntl(sock, F_GETFD) < 0 &&
 		    dup3(s->reserve.null, sock, O_CLOEXEC) < 0)
-			return fail("cannot take over: cannot hold the number of a node's socket");
+			return fail(
+				"cannot take over: cannot reserve the descriptor number of a node's socket");
 	for (size_t i = 0; i < all; i++)
 		if (!descriptor_vacate(s, i < owns ? own[i] : &in->parcels[i - owns].fd))
 			return false;
@@ -187,13 +189,13 @@ static void parcel_join(struct server *s, const struct parcel *parcel)
 	int fd = -1, id = id_pick(&s->mesh);
 
 	if (!parcel_open(s->ledger, parcel->fd, &fd, eventfds)) {
-		fail("cannot welcome a client that had connected to the server before");
+		fail("cannot serve a client that had connected to the previous server");
 		return;
 	}
 	assert(id >= 0); /* one had been found */
 	fd = descriptor_lower(fd);
 	if (fd >= PEERS_END) {
-		client_refuse(&s->clients, fd, "no more peers fit into one server");
+		client_refuse(&s->clients, fd, "no more nodes fit into one server");
 		for (unsigned int v = 0; v < s->ledger->vectors; v++)
 			close(eventfds[v]);
 		return;
@@ -267,7 +269,7 @@ static bool object_regain(const struct server *s, struct passed *in)
 		return false;
 	in->regained = store_is(s->ledger, *object);
 	if (in->regained) {
-		say("%s was not passed, and has been opened again", o->object);
+		say("%s was not passed by the supervisor, and has been opened again", o->object);
 		return true;
 	}
 	close(*object);
@@ -294,11 +296,14 @@ static bool object_fits(const struct server *s, struct passed *in)
 	if (errno != ENOENT)
 		return fail("cannot take over: cannot examine or open %s", o->object);
 	if (!fits)
-		return complain("cannot take over: the nodes have another object than %s",
-				memoryless(o) ? "none" : o->object);
+		return memoryless(o) ? complain("cannot take over: the nodes have memory, and -m 0 "
+						"asks for none")
+				     : complain("cannot take over: the nodes have another object "
+						"than %s",
+						o->object);
 	in->why = "the supervisor has lost the memory of the nodes";
 	return complain("cannot take over: the supervisor has lost the memory of the nodes%s%s",
-			o->anonymous ? "" : ", which does not stand at ",
+			o->anonymous ? "" : ", which is no longer at ",
 			o->anonymous ? "" : o->object);
 }
 
@@ -311,7 +316,7 @@ static bool passed_judge(struct server *s, struct passed *in)
 	parcels_find(s->ledger, in);
 	if (!in->nodes)
 		return true;
-	in->why = "the server was started anew with other options";
+	in->why = "the server was restarted with other options";
 	errno = ENOENT;
 	in->fits = ledger_fits(s->ledger, &s->opt) && object_fits(s, in);
 	return in->fits || errno == ENOENT;
@@ -348,7 +353,7 @@ static bool ledger_replace(struct server *s, struct passed *in, const struct led
 	struct ledger *l;
 
 	if (in->ungreeted && !parcel_open(s->ledger, in->ungreeted->fd, &in->waiting, NULL))
-		fail("cannot welcome a client that had connected to the server before");
+		fail("cannot serve a client that had connected to the previous server");
 	l = ledger_create(&s->opt);
 	if (!l)
 		return false;
@@ -385,8 +390,9 @@ void nodes_let_go(const struct passed *in)
 	const struct ledger *old = in->old;
 
 	if (!old && in->count > 0)
-		complain("%zu %s let go: restart %s", in->count,
-			 in->count == 1 ? "node is" : "nodes are", in->count == 1 ? "it" : "them");
+		complain("%zu %s disconnected: restart %s", in->count,
+			 in->count == 1 ? "node is" : "nodes are",
+			 in->count == 1 ? "that node" : "these nodes");
 	for (int sock = 0; old && sock < (int)old->slots; sock++) {
 		const struct peer *p = peer_at(old, sock);
 		const char *why = parcel_missing(p);
@@ -443,6 +449,6 @@ bool server_inherit(struct server *s, struct passed *in)
 bool store_open_anew(struct server *s, const struct passed *in)
 {
 	if (in->own[OWN_LOCK] >= 0 && flock(in->own[OWN_LOCK], LOCK_UN) < 0)
-		return fail("cannot unlock what the server before has served");
+		return fail("cannot unlock the object of the previous server");
 	return store_open(&s->store);
 }

@@ -17,14 +17,14 @@
 #include <string.h>
 
 /*
- * Names those who are let go, once that is true: they stand in the old ledger, and all that we had
- * of them the supervisor is to drop.
+ * Logs the nodes that are disconnected, once it is certain that they are: they stand in the old
+ * ledger, and the supervisor is to drop all that it has stored of them.
  */
 void nodes_let_go(const struct passed *in);
 
 /*
- * Takes over what has been passed, as far as somebody is there whose options are ours; else makes a
- * ledger for a start.
+ * Takes over what has been passed, where a node is connected and our options fit the nodes; else
+ * makes a ledger for a start.
  */
 bool server_inherit(struct server *s, struct passed *in);
 

@@ -264,7 +264,7 @@ ivshmem_client: request 'ring 0': give ID VECTOR, ID all, or all
 ivshmem_client: request 'ring 0 0 0': give ID VECTOR, ID all, or all
 ivshmem_client: request 'ring all 1': give ID VECTOR, ID all, or all
 ivshmem_client: request 'ring x 0': ID 'x': give a whole number from 0 to 65535
-ivshmem_client: request 'lost': unknown; there is 'ring ID VECTOR', 'ring ID all' and 'ring all'
+ivshmem_client: request 'lost': unknown; give 'ring ID VECTOR', 'ring ID all' or 'ring all'
 ivshmem_client: request 'ring 0 1': not done, its line has no end"
 	alive "$heard"
 	# What the program has left behind may write on.
@@ -447,7 +447,7 @@ SigBlk: 0000000000000000
 }
 
 @test "a server that breaks the protocol ends the connection, not the program" {
-	plays 0 3 -1m 1e 3e wait wait 1 -1m
+	plays 0 3 -1m 1e 3e pause 1 -1m
 	peer_runs first 'while read -r line <&4; do echo "$line"; [ "$line" != end ] || exit 3; done'
 	ends "$CLIENT_PID" 3
 	is 'what is said' "$(grep ivshmem_client "$WORK/first")" \
@@ -456,7 +456,7 @@ SigBlk: 0000000000000000
 }
 
 @test "an ID that comes again is a leave and a join" {
-	plays 0 3 -1m 1e 3e wait wait 1 1e 2e 2
+	plays 0 3 -1m 1e 3e pause 1 1e 2e 2
 	peer_runs first 'while read -r -t 2 line <&4; do echo "$line"; done'
 	ends "$CLIENT_PID" 0
 	# Whether word of another came in between is up to who was quicker.
@@ -475,7 +475,7 @@ SigBlk: 0000000000000000
 }
 
 @test "a join is told when all doorbells of the peer are there" {
-	plays 0 3 -1m 3e 3e wait 4e wait wait 4e
+	plays 0 3 -1m 3e 3e wait 4e pause 4e
 	try "$CLIENT" -n 2 "$SOCK" run bash -c 'while read -r word id <&4; do
 		[ "$word" != join ] || { echo "ring $id 1" >&5; exit 3; }; done'
 	is 'status' "$STATUS" 3
@@ -483,7 +483,7 @@ SigBlk: 0000000000000000
 }
 
 @test "a silence in the greeting that was not its end makes no join too early" {
-	plays 0 3 -1m wait wait 1e wait 9 1e wait 3e 3e wait 4e wait 4e
+	plays 0 3 -1m pause 1e wait 9 1e wait 3e 3e wait 4e wait 4e
 	tries 'while read -r word id _ <&4; do
 		echo $word $id
 		[ "$word" != join ] || echo "ring $id 1" >&5
@@ -495,7 +495,7 @@ SigBlk: 0000000000000000
 }
 
 @test "vectors that come after a silence are own vectors all the same" {
-	plays 0 3 -1m 3e wait wait wait wait 3e wait 3e
+	plays 0 3 -1m 3e pause 3e wait 3e
 	tries 'sleep 1.5; echo ring 3 all >&5; for i in 1 2 3 4; do read -r line <&4; echo "$line"; done'
 	is 'status' "$STATUS" 0
 	is 'what it hears' "$(sort "$WORK/out")" $'ready\nring 0 1\nring 1 1\nring 2 1'

@@ -69,7 +69,7 @@ static void daemon_begin(void)
 		children = file_text(path);
 	} while (!children || !*children);
 	free(children);
-	idle = server_descriptors(&server);
+	idle = server_idle(&server);
 }
 
 /* Starts the server, with these options; one that is killed while it starts is started once more.
@@ -146,7 +146,8 @@ static void client_lost(size_t i)
 
 	if (supervisor && !server_renewed())
 		return;
-	snprintf(line, sizeof(line), "ID %d left: it had not been stored when", clients[i].id);
+	snprintf(line, sizeof(line), "ID %d left: its descriptors had not been stored when",
+		 clients[i].id);
 	if (supervisor && clients[i].messages > 0 && server_logged(&server, line)) {
 		client_go(i);
 		return;
@@ -187,6 +188,8 @@ static void clients_settle(void)
 
 static void client_come(size_t i)
 {
+	if (supervisor)
+		supervisor_settle(supervisor); /* it has room to store this one */
 	assert_connect(&server, &clients[i], 1, .vectors = VECTORS, .keep = true);
 	here[i] = true;
 }

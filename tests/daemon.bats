@@ -222,7 +222,7 @@ start_unread() { # KIND ARGUMENT...
 	eventually test -s "$WORK/server"
 	PID=$(cat "$WORK/server")
 	PIDS+=("$PID")
-	eventually test -S "$SOCK"
+	eventually grep -q " 00010000 .* $SOCK\$" /proc/net/unix # it listens
 }
 
 read_log() {
@@ -605,6 +605,8 @@ succession() {
 		succession
 		eventually grep -qE "tm_ivshmem_server\[$PID\]: process $before died, and its standby goes on with 1 node, after [0-9]+ ms$" \
 			"$WORK/syslog"
+		# The program on disk is executed, and has a standby of its own.
+		eventually grep -q "tm_ivshmem_server\[$PID\]: restarted in place" "$WORK/syslog"
 		eventually standby_there
 	done
 	kill -KILL "$PID"
@@ -1029,11 +1031,11 @@ flushed() { # NUMBER
 	}
 	for few in 11 12; do
 		as_nobody_with "$few"
-		refused "no node fits: it takes 2 descriptors, and of the $few that the limit allows" \
+		refused "no node fits: a node takes 2 descriptors" "of the $few that the limit allows" \
 			'the server itself needs 11' LimitNOFILE= -- -A
 	done
 	as_nobody_with 100
-	refused 'no node fits: it takes 101 descriptors' -- -A -n 100
+	refused 'no node fits: a node takes 101 descriptors' -- -A -n 100
 	refused 'no node fits' -- -d -i pid -A -n 100
 	# As many as it says fit, and not one more.
 	for few in 13 15 20; do

@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
-# --help, the manual page and the README tell the same story, and it is that of the program.
+# --help, the manual pages, the README and the pages in doc/ tell the same story, and it is that of the
+# programs.
 
 load lib/manual
 
@@ -36,10 +37,11 @@ manual_synopsis() { # NAME
 		at == name'
 }
 
-# The server by the name of QEMU's.
+# The selected program by the name of QEMU's.
 as_qemu() { # ARGUMENT...
-	ln -sf "$(realpath "$SERVER")" "$TEST_DIR/ivshmem-server"
-	"$TEST_DIR/ivshmem-server" "$@"
+	local name=ivshmem-${PROGRAM##*_}
+	ln -sf "$(realpath "$PROGRAM")" "$TEST_DIR/$name"
+	"$TEST_DIR/$name" "$@"
 }
 
 # The options that each names for that: "-F", or "-l VALUE" if it takes one.
@@ -49,15 +51,15 @@ qemu_options_of_help() {
 }
 
 qemu_options_of_manual() {
-	manual_section 'AS IVSHMEM-SERVER' |
+	manual_section 'AS IVSHMEM-[SC]' |
 		sed -nE 's/^\.It Fl ([A-Za-z])( Ar [a-z]+)?( , Fl Fl help)?$/-\1\2/p' |
 		sed 's/ .*/ VALUE/' | sort
 }
 
-qemu_options_of_readme() {
+qemu_options_of_doc() {
 	# shellcheck disable=SC2016 # backquotes of Markdown
-	sed -n '/^## In place of QEMU/,/^## /p' "$SOURCE_DIR/README.md" |
-		sed -nE 's/^\| `(-[A-Za-z])( [A-Z]+)?` \|.*/\1\2/p' | sed 's/ .*/ VALUE/' | sort
+	sed -nE 's/^\| `(-[A-Za-z])( [A-Z]+)?` \|.*/\1\2/p' "$SOURCE_DIR/doc/qemu-server.md" |
+		sed 's/ .*/ VALUE/' | sort
 }
 
 options_of_readme() {
@@ -122,23 +124,35 @@ documents_agree() { # LEAST-NUMBER-OF-OPTIONS
 	diff <(options_of_help) <(options_of_readme)
 }
 
-@test "by the name of QEMU's server, too: help, manual page, README and code" {
-	select_program tm_ivshmem_server
+qemu_documents_agree() { # NAME NUMBER-OF-OPTIONS
 	help=$(qemu_options_of_help)
-	[ "$(wc -l <<<"$help")" = 9 ]
+	[ "$(wc -l <<<"$help")" = "$2" ]
 	diff <(echo "$help") <(qemu_options_of_manual)
-	diff <(echo "$help") <(qemu_options_of_readme)
 	diff <(echo "${help// VALUE/:}") \
 		<(sed -nE 's/.*qemu_letters\[\] = ":(.*)";/\1/p' "$CODE" | sed 's/[A-Za-z]/\n-&/g' |
 			sed '/^$/d' | sort)
 	diff <(cut -c 2 <<<"$help") \
-		<(manual_synopsis ivshmem-server | grep -o 'Fl [A-Za-z]*' | cut -c 4- | fold -w 1 | sort)
+		<(manual_synopsis "$1" | grep -o 'Fl [A-Za-z]*' | cut -c 4- | fold -w 1 | sort)
 	[ -z "$(as_qemu --help | awk 'length > 90')" ]
 	[ -z "$(as_qemu --help 2>&1 >/dev/null)" ]
-	# What the README says is our own word for each is one of our options.
+}
+
+@test "by the name of QEMU's client, too: help, manual page and code" {
+	select_program ivshmem_client
+	qemu_documents_agree ivshmem-client 3
+	for word in dump 'int ID VECTOR' 'int ID all' 'int all' help '?' quit; do
+		as_qemu --help | tr '\n' ' ' | grep -qF "$word"
+	done
+	as_qemu --help | grep -q 'default /tmp/ivshmem_socket'
+}
+
+@test "by the name of QEMU's server, too: help, manual page, doc/ and code" {
+	select_program tm_ivshmem_server
+	qemu_documents_agree ivshmem-server 9
+	diff <(echo "$help") <(qemu_options_of_doc)
+	# What the page says is our own word for each is one of our options.
 	# shellcheck disable=SC2016 # backquotes of Markdown
-	ours=$(sed -n '/^## In place of QEMU/,/^## /p' "$SOURCE_DIR/README.md" |
-		sed -nE 's/^\| .* \| `(-[A-Za-z]).*` \| .*/\1/p')
+	ours=$(sed -nE 's/^\| .* \| `(-[A-Za-z]).*` \| .*/\1/p' "$SOURCE_DIR/doc/qemu-server.md")
 	[ "$(wc -l <<<"$ours")" -ge 9 ]
 	while read -r option; do
 		options_of_help | grep -q "^$option "
@@ -152,19 +166,88 @@ documents_agree() { # LEAST-NUMBER-OF-OPTIONS
 	for command in $commands; do
 		"$PROGRAM" --help | grep -q "^  $command "
 		grep -q "^\.It Cm $command\b" "$PAGE"
-		grep -q "^| \`$command\b" "$SOURCE_DIR/README.md"
+		grep -q "^| \`$command\b" "$SOURCE_DIR/doc/programs.md"
 	done
 	for word in dump 'int ID VECTOR' 'int ID all' 'int all' help quit; do
 		"$PROGRAM" --help | tr '\n' ' ' | grep -q "${word}[,.]"
 		manual_text "$PAGE" | sed -n '/^DIALOG/,/^[E]/p' | tr 'IDVECTOR' 'idvector' |
 			grep -q "^     $(tr 'IDVECTOR' 'idvector' <<<"$word")\b"
-		grep -q "^| none .*\`$word\`" "$SOURCE_DIR/README.md"
+		grep -q "^| none .*\`$word\`" "$SOURCE_DIR/doc/programs.md"
 	done
 	names=$(sed -nE 's/.*environment_set\("([A-Z_]+)".*/\1/p' "$SOURCE_DIR/client/run.c")
 	[ "$(wc -l <<<"$names")" -eq 6 ]
 	while read -r name; do
 		grep -qx "\.It Ev $name" "$PAGE"
 	done <<<"$names"
+}
+
+# Whatever link of the pages in a folder leads nowhere, or to no heading.
+broken_links() { # FOLDER PAGE...
+	(cd "$1" && shift && perl -e '
+		my ($link, %anchors) = qr/\[[^\]]*\]\(([^)\s]*)\)/;
+		sub text { # of a page, without what is code
+			open(my $file, "<", $_[0]) or die "$_[0]: $!\n";
+			my $text = join("", <$file>) =~ s/^```.*?^```$//gmsr;
+		}
+		sub anchor { # as GitHub makes it of a heading
+			my ($page, $wanted) = @_;
+			$anchors{$page} //= { map { tr/`//d; s/\[([^\]]*)\]\([^)]*\)/$1/g; s/[^\w\s-]//g;
+				tr/ /-/; (lc $_ => 1) } text($page) =~ /^#+ (.*)$/gm };
+			$anchors{$page}{$wanted};
+		}
+		for my $page (@ARGV) {
+			my ($folder) = $page =~ m{^(.*/)?[^/]*$};
+			for my $to (text($page) =~ s/`[^`]*`//gr =~ /$link/g) {
+				next if $to =~ /^https?:/;
+				my ($path, $heading) = $to =~ /^([^#]*)#?(.*)$/;
+				my $file = $path eq "" ? $page : ($folder // "") . $path;
+				-e $file && ($heading eq "" || anchor($file, $heading)) or print "$page: $to\n";
+			}
+		}' "$@")
+}
+
+pages() { # FOLDER
+	(cd "$1" && printf '%s\n' README.md */README.md doc/*.md)
+}
+
+@test "links in the pages lead somewhere, and to every page of doc/" {
+	mapfile -t pages < <(pages "$SOURCE_DIR")
+	[ "${#pages[@]}" -gt 12 ]
+	run broken_links "$SOURCE_DIR" "${pages[@]}"
+	echo "$output"
+	[ "$status" -eq 0 ]
+	[ -z "$output" ]
+	for page in "$SOURCE_DIR"/doc/*.md; do
+		grep -q "](doc/$(basename "$page")" "$SOURCE_DIR/README.md"
+	done
+	# It would have found one: of a page, of a heading, beside one that is there.
+	mkdir "$TEST_DIR/doc"
+	# shellcheck disable=SC2016 # backquotes of Markdown
+	printf '%s\n' '# A *page*, `two`' '[a](doc/b.md#b-c) [it](#a-page-two) `[no](link)`' \
+		'[b](doc/b.md#c) [c](c.md) [d](#d)' >"$TEST_DIR/README.md"
+	printf '%s\n' '## B c' '```' '[no](link)' '# no heading' '```' '![d](../README.md) [e](e.svg)' \
+		>"$TEST_DIR/doc/b.md"
+	run broken_links "$TEST_DIR" README.md doc/b.md
+	diff - <(echo "$output") <<-'END'
+		README.md: doc/b.md#c
+		README.md: c.md
+		README.md: #d
+		doc/b.md: e.svg
+	END
+}
+
+@test "the README is a front page" {
+	[ "$(wc -l <"$SOURCE_DIR/README.md")" -le 300 ]
+}
+
+@test "hazards have numbers that the page has" {
+	last=$(sed -n '/^## What a server must never do/,/^## /s/^\([0-9]*\)\. .*/\1/p' \
+		"$SOURCE_DIR/doc/compatibility.md" | tail -n 1)
+	[ "$last" = 10 ]
+	cd "$SOURCE_DIR"
+	while read -r number; do
+		[ "$number" -le "$last" ]
+	done < <(grep -rhoE '\(hazards? [0-9]+' ./*.c server client tests --include='*.[ch]' | grep -oE '[0-9]+$')
 }
 
 @test "the manual pages are clean" {
@@ -178,6 +261,7 @@ documents_agree() { # LEAST-NUMBER-OF-OPTIONS
 }
 
 @test "defaults in the documents are those of the program" {
+	select_program tm_ivshmem_server
 	for text in /tmp/ivshmem_socket ivshmem; do
 		grep -q "\"$text\"" "$SOURCE_DIR/server/options.c"
 		"$SERVER" --help | grep -q "default $text"
@@ -186,11 +270,35 @@ documents_agree() { # LEAST-NUMBER-OF-OPTIONS
 	done
 	for text in 4M /var/run/ivshmem-server.pid; do
 		as_qemu --help | tr -s '\n ' ' ' | grep -q "default $text"
-		grep -q "default.*$text" "$SOURCE_DIR/README.md"
+		grep -q "default.*$text" "$SOURCE_DIR/doc/qemu-server.md"
 		tr '\n' ' ' <"$SOURCE_DIR/tm_ivshmem_server.8" | grep -q "default \(.Pa \)\?$text"
 	done
 	grep -q '"/tmp/ivshmem_socket"' "$SOURCE_DIR/client/ivshmem_client.c"
 	"$SOURCE_DIR/client/ivshmem_client" --help | grep -q 'default /tmp/ivshmem_socket'
+}
+
+# What a picture says, and of how many shapes it is: all versions of a tool draw these alike.
+shapes() { # SVG
+	tr '\n' ' ' <"$1" | sed -E 's,<(title|desc)>[^<]*</,<,g; s/<(path|polygon)/\n\1\n&/g; s/<[^>]*>/\n/g' |
+		grep '[^[:space:]]' | sort
+}
+
+@test "the pictures are those that make pictures draws" {
+	command -v fossil >/dev/null || skip "fossil, which draws the mesh, is missing"
+	command -v gnuplot >/dev/null || skip "gnuplot, which draws the chart, is missing"
+	copy=$TEST_DIR/pictures
+	mkdir -p "$copy/tests"
+	cp -r "$SOURCE_DIR"/{Makefile,README.md,doc} "$copy"
+	cp -r "$SOURCE_DIR/tests/bench" "$copy/tests"
+	rm "$copy"/doc/*.svg
+	MAKEFLAGS='' make -s -C "$copy" pictures
+	for picture in mesh cost; do
+		shapes "$copy/doc/$picture.svg" >"$copy/drawn"
+		[ "$(wc -l <"$copy/drawn")" -ge 30 ]
+		diff <(shapes "$SOURCE_DIR/doc/$picture.svg") "$copy/drawn"
+		# A page shows it, and says in words what it shows.
+		grep -rqE "^!\[[^]]{80,}\]\(([a-z]+/)?$picture\.svg\)$" "$copy/README.md" "$copy/doc"
+	done
 }
 
 @test "install and uninstall leave nothing behind" {
@@ -206,39 +314,60 @@ documents_agree() { # LEAST-NUMBER-OF-OPTIONS
 	run grep -r @SBINDIR@ "$TEST_DIR/root/opt/fam/lib/systemd"
 	[ "$status" -eq 1 ]
 	[ -s "$TEST_DIR/root/opt/fam/lib/systemd/system/tm_ivshmem_server@.socket" ]
+	doc=$TEST_DIR/root/opt/fam/share/doc/tm_ivshmem_server
+	diff <(cd "$doc" && printf '%s\n' README.md doc/*) \
+		<(cd "$SOURCE_DIR" && printf '%s\n' README.md doc/*.md doc/*.svg | sort)
+	mapfile -t pages < <(cd "$doc" && printf '%s\n' README.md doc/*.md)
+	run broken_links "$doc" "${pages[@]}"
+	[ "$status" -eq 0 ]
+	[ -z "$output" ]
 	make -C "$SOURCE_DIR" -s uninstall DESTDIR="$TEST_DIR/root" PREFIX=/opt/fam
 	[ -z "$(find "$TEST_DIR/root" ! -type d)" ]
+	[ ! -e "$doc" ]
 }
 
-@test "install-ivshmem-server adds QEMU's name, nothing else does, and uninstall removes it" {
+@test "install-ivshmem-server adds QEMU's names, nothing else does, and uninstall removes them" {
 	root=$TEST_DIR/root2
 	install=(make -C "$SOURCE_DIR" -s DESTDIR="$root" PREFIX=/opt/fam)
 	"${install[@]}" install
-	[ -z "$(find "$root" -name 'ivshmem-server*')" ]
+	[ -z "$(find "$root" -name 'ivshmem-*')" ]
 	"${install[@]}" install-ivshmem-server
 	"$root/opt/fam/bin/ivshmem-server" --help | grep -q '^Usage: ivshmem-server '
-	# The page is that of the server, as man finds it.
+	"$root/opt/fam/bin/ivshmem-client" --help | grep -q '^Usage: ivshmem-client '
+	# The pages are those of server and client, as man finds them.
 	[ "$(cat "$root/opt/fam/share/man/man8/ivshmem-server.8")" = ".so man8/tm_ivshmem_server.8" ]
+	[ "$(cat "$root/opt/fam/share/man/man1/ivshmem-client.1")" = ".so man1/ivshmem_client.1" ]
 	sed -n '/^\.Sh NAME/,/^\.Sh SYN/p' "$SOURCE_DIR/tm_ivshmem_server.8" | grep -qx '.Nm ivshmem-server'
+	sed -n '/^\.Sh NAME/,/^\.Sh SYN/p' "$SOURCE_DIR/client/ivshmem_client.1" | grep -qx '.Nm ivshmem-client'
 	"${install[@]}" install-ivshmem-server
 	"${install[@]}" uninstall
 	[ -z "$(find "$root" ! -type d)" ]
 	# Another program of that name is neither replaced nor removed.
-	echo another >"$root/opt/fam/bin/ivshmem-server"
-	run "${install[@]}" install-ivshmem-server
-	[ "$status" -ne 0 ]
-	[[ $output == *'is another program'* ]]
+	for name in ivshmem-server ivshmem-client; do
+		echo another >"$root/opt/fam/bin/$name"
+		run "${install[@]}" install-ivshmem-server
+		[ "$status" -ne 0 ]
+		[[ $output == *"/$name is another program"* ]]
+		"${install[@]}" uninstall
+		[ "$(cat "$root/opt/fam/bin/$name")" = another ]
+		rm "$root/opt/fam/bin/$name"
+	done
+	[ -z "$(find "$root" ! -type d)" ]
+	# Nor is one that has come since.
+	"${install[@]}" install-ivshmem-server
+	rm "$root/opt/fam/bin/ivshmem-client"
+	ln -s /usr/bin/another "$root/opt/fam/bin/ivshmem-client"
 	"${install[@]}" uninstall
-	[ "$(cat "$root/opt/fam/bin/ivshmem-server")" = another ]
+	[ "$(readlink "$root/opt/fam/bin/ivshmem-client")" = /usr/bin/another ]
+	[ ! -e "$root/opt/fam/bin/ivshmem-server" ]
 }
 
 @test "dist packs what builds" {
 	git -C "$SOURCE_DIR" rev-parse HEAD >/dev/null 2>&1 || skip "this is no git checkout"
 	version=$("$SERVER" --version | cut -d ' ' -f 2)
-	cp -r "$SOURCE_DIR/.git" "$TEST_DIR/.git"
-	git -C "$TEST_DIR" checkout -q -f HEAD
-	make -C "$TEST_DIR" -s dist
-	tar -xzf "$TEST_DIR/tm_ivshmem_server-$version.tar.gz" -C "$TEST_DIR"
+	git clone -q "$SOURCE_DIR" "$TEST_DIR/clone"
+	make -C "$TEST_DIR/clone" -s dist
+	tar -xzf "$TEST_DIR/clone/tm_ivshmem_server-$version.tar.gz" -C "$TEST_DIR"
 	make -C "$TEST_DIR/tm_ivshmem_server-$version" -s
 	[ "$("$TEST_DIR/tm_ivshmem_server-$version/tm_ivshmem_server" --version)" = "tm_ivshmem_server $version" ]
 }

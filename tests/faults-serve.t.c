@@ -241,6 +241,12 @@ static const struct rule rules[] = {
 	 .outcome = RESTARTS,
 	 .why = "where the socket cannot be seen, it is looked for again soon"},
 	{.phase = "restarting",
+	 .calls = "newfstatat stat",
+	 .text = "tm_ivshmem_server\"",
+	 .outcome = RESTARTS,
+	 .quiet = true,
+	 .why = "where it is not known whether the program is another by now, it is tried again"},
+	{.phase = "restarting",
 	 .calls = "wait4 waitid",
 	 .errors = "EINTR",
 	 .outcome = RESTARTS,
@@ -830,9 +836,10 @@ static enum outcome restart(struct world *w)
 
 	server_signal(&w->server, SIGHUP);
 	do {
-		char *log = log_new(w);
+		char *log;
 
-		told = supervisor_ready(); /* should the line be lost */
+		told = supervisor_ready(); /* should the line be lost, which comes first */
+		log = log_new(w);
 		alive = server_alive(w);
 		if (strstr(log, "going on without"))
 			outcome = STAYS;

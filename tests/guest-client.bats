@@ -108,20 +108,26 @@ programs() { # GUEST
 	stop
 }
 
-@test "what the README says under 'In the guest' works as it stands" {
+@test "the README's way from nothing to two nodes works as it stands" {
 	need_client_guests
 	cp -r "$SOURCE_DIR"/{Makefile,send_scm.[ch],tm_ivshmem_server.c,server,client} .
 	rm -f client/ivshmem_client
 	ln -s "$SOURCE_DIR/.deps" .deps
-	awk '/^## / { here = $0 == "## In the guest" }
+	awk '/^##/ { here = $0 == "### From nothing to two nodes" }
 		here && /^```$/ { block = 0 }
 		here && block { print }
 		here && /^```sh$/ { block = 1 }' "$SOURCE_DIR/README.md" >"$WORK/commands"
 	[ "$(grep -c . "$WORK/commands")" -gt 30 ]
+	# What it is said to show.
+	mapfile -t said < <(awk '/^##/ { here = $0 == "### From nothing to two nodes" }
+		here && /^```$/ { block = !block && !code; code = 0; next }
+		/^```sh$/ { code = 1 }
+		here && block' "$SOURCE_DIR/README.md")
+	[ "${#said[@]}" = 3 ]
 	try env -u MAKEFLAGS SANITIZE= bash -e "$WORK/commands"
 	is "status: $(cat "$WORK/err")" "$STATUS" 0
 	tr -d '\r' <"$WORK/out" >"$WORK/said"
-	has "$WORK/said" "node 0 hears: ring 1 1" "id 1" "memory 4194304" "rings polled"
+	has "$WORK/said" "${said[@]}" "0000000 12345678"
 }
 
 @test "make demo: each of three nodes is there, writes, rings and is rung" {

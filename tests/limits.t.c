@@ -83,7 +83,7 @@ static void surplus_of_select_is_refused(void **state)
 	served = refused_free(clients, n);
 	assert_in_range(served, 1000, 1023);
 	assert_mesh(clients, served);
-	assert_true(server_logged(&s, "no more peers fit"));
+	assert_true(server_logged(&s, "no more nodes fit"));
 
 	/* Where some leave there is room again, for exactly so many. */
 	clients_free(&clients[served - 10], 10);

@@ -122,9 +122,9 @@ no_syslog() {
 @test "-o: mistakes of the command line, and --check opens nothing" {
 	misuse -o/--log 'give a path' -- -o ''
 	misuse -o/--log 'needs a value' -- -o
-	misuse -o/--log 'that is the socket' -- -f store -o sock
-	misuse -o/--log 'that is the backing store' -- -f store -o store
-	misuse -o/--log 'that is the pidfile' -- -f store -i pid -o pid
+	misuse -o/--log 'the socket has this path' -- -f store -o sock
+	misuse -o/--log 'the backing store has this path' -- -f store -o store
+	misuse -o/--log 'the pidfile has this path' -- -f store -i pid -o pid
 	try "$SERVER" --check -f store -o file
 	is status "$STATUS" 0
 	try "$SERVER" --check -f store -o missing/file

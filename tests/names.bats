@@ -1,12 +1,14 @@
 #!/usr/bin/env bats
-# The program by the name of QEMU's server: command lines of that start as they stand, and do what
-# they did there.
+# The programs by the names of QEMU's: command lines of its server start as they stand, and do what
+# they did there; and what people and scripts type at its client works at ours.
 # shellcheck disable=SC2016,SC2030,SC2031,SC2034,SC2053,SC2119,SC2153,SC2314 # each test is a shell of its own
 
 load lib/common
 
 setup_more() {
+	CLIENT=$SOURCE_DIR/client/ivshmem_client
 	mkdir "$WORK/bin"
+	ln -s "$CLIENT" "$WORK/bin/ivshmem-client"
 	cp "$SERVER" "$WORK/bin/tm_ivshmem_server"
 	ln -s tm_ivshmem_server "$WORK/bin/ivshmem-server"
 	OWN=$WORK/bin/tm_ivshmem_server
@@ -44,7 +46,8 @@ listening() { # SOCKET BYTES VECTORS
 		"$(printf '0\n%s\n-1 fd %s' "$id" "$2"; for ((i = 0; i < $3; i++)); do printf '\n%s fd 0' "$id"; done)"
 	# Nothing else comes: what follows the vectors is the word that this client has left.
 	peer "$1"
-	eventually [ "$(wc -l <"$HEARD")" -ge $((3 + $3)) ]
+	heard() { [ "$(wc -l <"$HEARD")" -ge "$1" ]; }
+	eventually heard $((3 + $3))
 	is "messages" "$(wc -l <"$HEARD")" $((3 + $3))
 }
 
@@ -157,6 +160,10 @@ M=1048576
 		'dd if=/dev/null of=/dev/shm/frpc-smem bs=1M seek=1
 		ivshmem-server -F -S /tmp/frpc.sock -M /frpc-smem -l 4m -n 1'
 	in_background $socket $((16 * M)) 2 '/dev/#* (deleted)' tmp/pid 'ivshmem-server -p /tmp/pid -n 2 -m /dev -l 16777216'
+	# As QEMU's documentation has it: -m with a name.
+	in_background tmp/work/path $((2 * M)) 3 /dev/shm/shm-name tmp/work/pidfile \
+		'ivshmem-server -p pidfile -S path -m shm-name -l 2M -n 3'
+	has "$LOG" '-m shm-name is taken as -M' 'serving /dev/shm/shm-name, size 2M'
 }
 
 @test "a hugetlbfs as it is" {
@@ -175,10 +182,10 @@ wrong() { # TEXT... -- ARGUMENT...
 @test "mistakes are as many as ours, and their status is 1" {
 	local size
 	wrong "unknown option '-x'" "see 'ivshmem-server --help'" -- -F -x
-	wrong "unknown option '-d'" 'for ours run tm_ivshmem_server' -- -d
-	wrong "unknown option '-A'" 'for ours run tm_ivshmem_server' -- -A
-	wrong "unknown option '--verbose'" 'for words run tm_ivshmem_server' -- -F --verbose
-	wrong "unknown option '--check'" 'for words run tm_ivshmem_server' -- -F --check
+	wrong "unknown option '-d'" 'run tm_ivshmem_server to use it' -- -d
+	wrong "unknown option '-A'" 'run tm_ivshmem_server to use it' -- -A
+	wrong "unknown option '--verbose'" 'for long options run tm_ivshmem_server' -- -F --verbose
+	wrong "unknown option '--check'" 'for long options run tm_ivshmem_server' -- -F --check
 	wrong "'--help=1': -h takes no value" -- --help=1
 	wrong "unexpected argument 'more'" -- -F more
 	wrong '-l needs a value' -- -F -l
@@ -209,8 +216,13 @@ wrong() { # TEXT... -- ARGUMENT...
 	wrong "$DIR/taken" '-S' -- -F -M "$SHM" -S taken
 	echo text >pid
 	wrong "$DIR/pid exists and is not a pidfile" 'with -p' -- -M "$SHM" -p pid
-	wrong "an unnamed file in $DIR/ivshmem" "an object's name goes with -M" 'No such file' -- -F -m ivshmem
-	wrong "an unnamed file in $DIR/pid" 'Not a directory' -- -F -m pid
+	wrong "an unnamed file in $DIR/./$SHM" "an object's name goes with -M" 'No such file' -- -F -m "./$SHM"
+	wrong "an unnamed file in /$SHM" "an object's name goes with -M" 'No such file' -- -F -m "/$SHM"
+	wrong "an unnamed file in $DIR/pid" "an object's name goes with -M" 'Not a directory' -- -F -m pid
+	ln -s nowhere dangling
+	wrong "an unnamed file in $DIR/dangling" 'No such file' -- -F -m dangling
+	wrong "unexpected argument 'more'" -- -F -m "$SHM" more
+	missing "/dev/shm/$SHM" /dev/shm/pid /dev/shm/dangling
 	truncate -s 3M "/dev/shm/$SHM"
 	wrong "$SHM" 3M 2M 4M 'tm_ivshmem_server -t' -- -F -M "$SHM" -l 1M
 	truncate -s 4M "/dev/shm/$SHM"
@@ -310,6 +322,41 @@ start_here() { # ARGUMENT...
 	stop
 }
 
+@test "-m with the name of no folder is -M, and stays so in another working directory" {
+	local i taken="ivshmem-server: -m $SHM is taken as -M, a shared memory object: no folder"
+	start_here -m "$SHM" -l 1M
+	has "$LOG" "$taken" "serving /dev/shm/$SHM, size 1M"
+	stop
+	is size "$(stat -c %s "/dev/shm/$SHM")" "$M"
+	# The last counts here as well.
+	start_here -m "$SHM" -M "$SHM-other" -l 1M
+	hasnt "$LOG" 'is taken as'
+	has "$LOG" "serving /dev/shm/$SHM-other, size 1M"
+	stop
+	# A folder of that name is what it says, whatever objects there are.
+	mkdir "$SHM"
+	start_here -m "$SHM" -l 1M
+	hasnt "$LOG" 'is taken as'
+	has "$LOG" "serving an unnamed file in $DIR/$SHM, size 1M"
+	stop
+	rmdir "$SHM"
+	for i in "-m $SHM" "-m$SHM" "-vm $SHM" "-vm$SHM"; do
+		# shellcheck disable=SC2086 # one word or two
+		start_here $i -l 1M
+		has "$LOG" "$taken"
+		mkdir "$SHM" # a restart in place must not take that
+		upgrade
+		kill -HUP "$PID"
+		eventually restarted 1
+		greeting "$SOCK" 4 >"$WORK/greeting"
+		has "$WORK/greeting" "-1 fd $M"
+		is "the command line of $i" "$(tr '\0' ' ' <"/proc/$PID/cmdline")" "$SERVER -F -S $SOCK ${i/m/M} -l 1M "
+		stop
+		rmdir "$SHM"
+		is "how often it is said of $i" "$(grep -c 'is taken as' "$LOG")" 1
+	done
+}
+
 # --- the pidfile
 
 # With a /run that is the folder run, or whatever stands there.
@@ -324,7 +371,7 @@ own_run() {
 	mkdir run/ivshmem-server.pid
 	try "${WRAP[@]}" "$SERVER" -S "$SOCK" -M "$SHM"
 	is status "$STATUS" 0
-	has "$WORK/err" 'cannot use /var/run/ivshmem-server.pid' 'going on without a pidfile: -p names another'
+	has "$WORK/err" 'cannot use /var/run/ivshmem-server.pid' 'going on without a pidfile: choose another path with -p'
 	listening "$SOCK" $((4 * M)) 1
 	ended_well "$SOCK"
 	[ -d run/ivshmem-server.pid ]
@@ -356,6 +403,29 @@ own_run() {
 	has "$WORK/err" "held by another server" "process $first" 'with -p' 'going on without a pidfile'
 	listening other $((4 * M)) 1
 	ended_well other
+	is pidfile "$(cat run/ivshmem-server.pid)" "$first"
+	kill "$first"
+	eventually ended "$first"
+	missing run/ivshmem-server.pid
+}
+
+@test "a second server that cannot start says only why, and leaves all to the first" {
+	local first rest
+	own_run
+	try "${WRAP[@]}" "$SERVER" -S "$SOCK" -M "$SHM"
+	is status "$STATUS" 0
+	first=$(listener "$SOCK")
+	PIDS+=("$first")
+	for rest in "-S other -M $SHM|/dev/shm/$SHM is served by another server" \
+		"-S $SOCK -M $SHM-2|$SOCK belongs to a server that is running"; do
+		# shellcheck disable=SC2086 # several words
+		try "${WRAP[@]}" "$SERVER" ${rest%|*}
+		is "status: $rest" "$STATUS" 1
+		is "lines: $(cat "$WORK/err")" "$(wc -l <"$WORK/err")" 1
+		has "$WORK/err" "ivshmem-server: ${rest#*|}, process $first: stop"
+		missing other "/dev/shm/$SHM-2"
+	done
+	is 'who listens' "$(listener "$SOCK")" "$first"
 	is pidfile "$(cat run/ivshmem-server.pid)" "$first"
 	kill "$first"
 	eventually ended "$first"
@@ -404,7 +474,7 @@ upgrade() {
 		has "$WORK/greeting" '-1 fd 2097152'
 	done
 	stop
-	has "$LOG" 'ivshmem-server: restarted in place' 'goes with its last user'
+	has "$LOG" 'ivshmem-server: restarted in place' 'disappears with its last user'
 }
 
 @test "HUP in the background, found by the name in PATH: program, pidfile and process stay" {
@@ -435,11 +505,110 @@ upgrade() {
 @test "by our own name, options that only QEMU has are answered with the word for them" {
 	SERVER=$OWN
 	local rest="for QEMU's option letters run this as ivshmem-server"
-	misuse "unknown option '-F': in the foreground is the default; $rest" -- -F
+	misuse "unknown option '-F': the server stays in the foreground by default; $rest" -- -F
 	misuse "unknown option '-F'" "$rest" -- -vF -n 2
 	misuse "unknown option '-S': the socket goes with -p; $rest" -- -S /tmp/ivshmem_socket
 	misuse "unknown option '-M': a shared memory object goes with -s; $rest" -- -M "$SHM"
 	misuse "unknown option '-l': the size goes with -m; $rest" -- -n 2 -l 4096
 	misuse "-m/--size '/dev/hugepages'" "a folder goes with -A; $rest" -- -m /dev/hugepages
 	misuse "-m/--size 'huge/'" "a folder goes with -A; $rest" -- -m huge/
+}
+
+# --- QEMU's client
+
+client_declines() { # TEXT ARGUMENT...
+	try "$WORK/bin/ivshmem-client" "${@:2}" </dev/null
+	is "status of: ${*:2}: $(cat "$WORK/err")" "$STATUS" 1
+	is "lines about: ${*:2}" "$(wc -l <"$WORK/err")" 1
+	has "$WORK/err" 'ivshmem-client: ' "$1"
+}
+
+# Starts QEMU's client, to which lines for descriptor 8 are typed through a pipe, as by a script.
+client_typed() { # ARGUMENT...
+	rm -f words
+	mkfifo words
+	"$WORK/bin/ivshmem-client" "$@" <words >"$WORK/shown" 2>"$WORK/err" 3>&- &
+	CLIENT_PID=$!
+	PIDS+=("$CLIENT_PID")
+	exec 8>words
+}
+
+client_ends() { # STATUS
+	local status=0
+	exec 8>&-
+	wait "$CLIENT_PID" || status=$?
+	is "status of QEMU's client: $(cat "$WORK/err")" "$status" "$1"
+}
+
+@test "QEMU's client: its options, and no others" {
+	local option
+	for option in -h --help -vh; do
+		try "$WORK/bin/ivshmem-client" "$option"
+		is "status of $option" "$STATUS" 0
+		is 'stderr' "$(cat "$WORK/err")" ''
+		has "$WORK/out" 'Usage: ivshmem-client' '-S PATH' /tmp/ivshmem_socket
+		is 'lines too long for a terminal' "$(awk 'length > 90' "$WORK/out")" ''
+	done
+	for option in -n -D -V -x; do
+		client_declines "unknown option '$option'; QEMU's client has few, for ours run ivshmem_client" -S "$SOCK" "$option" 1
+	done
+	client_declines "option '--verbose' is unknown" --verbose
+	client_declines "option '--help=1'" --help=1
+	client_declines "option '-S' needs a value" -S
+	client_declines "see 'ivshmem-client --help'" -vS
+	client_declines "unexpected argument '/tmp/ivshmem_socket': a socket goes with -S" /tmp/ivshmem_socket
+	client_declines "unexpected argument 'list'" -S "$SOCK" list
+	client_declines 'give a path of 1 to' -S ''
+}
+
+@test "QEMU's client: what a script types at it is done, and shown as scripts expect it" {
+	start_here -M "$SHM" -n 2
+	"$CLIENT" "$SOCK" wait 1 >"$WORK/waiting" 2>&1 3>&- &
+	local waiting=$!
+	PIDS+=("$waiting")
+	eventually grep -q '^id 0' "$WORK/waiting"
+	client_typed -v -S "$SOCK"
+	echo 'int 0 1' >&8
+	wait "$waiting"
+	has "$WORK/waiting" 'vector 1 1'
+	eventually grep -q 'peer 0 left' "$WORK/shown"
+	printf 'int 1 all;dump\r?\n;\nlost;int 1 2\nint 0 0\nquit;int 1 1\n' >&8
+	client_ends 1
+	sed -i 's/fd=[0-9]*/fd=N/; s/socket [0-9]*/socket N/' "$WORK/shown"
+	has "$WORK/shown" $'dump           show' 'listen on server socket N: our_id=1 memory=4194304 vectors=2' \
+		$'cmd> our_id = 1\n  vector 0 is enabled (fd=N)\n  vector 1 is enabled (fd=N)\ndump  '
+	is 'help, at the beginning and when asked for' "$(grep -c '^int ID VECTOR' "$WORK/shown")" 2
+	is 'errors' "$(grep -v ': message ' "$WORK/err")" "ivshmem-client: 'lost': unknown command; 'help' lists the commands
+ivshmem-client: peer 1 has no vector 2, only 2 of them
+ivshmem-client: there is no peer 0"
+	has "$WORK/err" 'ivshmem-client: message -1 with a descriptor'
+	# All at once, and an input that ends.
+	"$CLIENT" "$SOCK" wait 0 >"$WORK/waiting" 2>&1 3>&- &
+	waiting=$!
+	PIDS+=("$waiting")
+	eventually grep -q '^id 0' "$WORK/waiting"
+	try "$WORK/bin/ivshmem-client" -S "$SOCK" <<<'int 0 0'
+	is "status: $(cat "$WORK/err")" "$STATUS" 0
+	wait "$waiting"
+	has "$WORK/waiting" 'vector 0 1'
+	stop
+}
+
+@test "QEMU's client is rung, and waits for its server, also with what a script has typed before" {
+	client_typed -S "$SOCK"
+	printf 'int 0 1\nint 0 1\n' >&8
+	eventually grep -q 'cannot connect to .*trying to connect again, every second' "$WORK/err"
+	start_here -M "$SHM" -n 2
+	eventually grep -q 'receive notification from peer_id=0 vector=1$' "$WORK/shown"
+	"$CLIENT" "$SOCK" ring 0 0
+	eventually grep -q 'receive notification from peer_id=0 vector=0$' "$WORK/shown"
+	stop
+	eventually grep -q '^disconnected from server$' "$WORK/shown"
+	has "$WORK/err" 'the server closed the connection; trying'
+	rm "/dev/shm/$SHM"
+	start_here -M "$SHM" -n 3
+	eventually grep -q 'our_id=0 .*vectors=3' "$WORK/shown"
+	echo quit >&8
+	client_ends 0
+	stop
 }

@@ -19,10 +19,11 @@ example() { # NAME
 
 # Runs a peer in the background; what it says is in $WORK/NAME.
 peer_runs() { # NAME COMMAND...
+	rm -f "$WORK/$1" # what one before has said
 	"${@:2}" >"$WORK/$1" 2>&1 3>&- &
 	CLIENT_PID=$!
 	PIDS+=("$CLIENT_PID")
-	eventually grep -q . "$WORK/$1"
+	eventually grep -qs . "$WORK/$1"
 }
 
 setup_peers() {

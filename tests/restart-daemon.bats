@@ -86,12 +86,9 @@ load lib/restart
 	need_strace
 	daemonize -f mem
 	peer
-	strace -p "$PID" -o "$WORK/trace" -e trace=connect,sendto,sendmsg 2>"$WORK/strace" 3>&- &
-	STRACE=$!
-	PIDS+=("$STRACE")
-	eventually grep -q attached "$WORK/strace"
+	trace -o "$WORK/trace" -e trace=connect,sendto,sendmsg
 	restart_daemon
-	inject_end
+	trace_end
 	# Either to a socket that is open, or to one that it looks for.
 	grep -q '/dev/log\|restarted in place' "$WORK/trace" || no "no word to syslog" "$(cat "$WORK/trace")"
 	stop_daemon

@@ -39,7 +39,7 @@ load lib/restart
 
 @test "a flush that ends between the images leaves no zombie" {
 	need_strace
-	WRAP=(strace -D -f -o "$WORK/trace" -e trace=fdatasync -e inject=fdatasync:delay_enter=1000000)
+	WRAP=(strace -D -f -o "$WORK/trace" -e trace=fdatasync -e inject=fdatasync:delay_enter=3000000)
 	before_original 'if ($purpose eq "resume") {
 			open(my $children, "<", "/proc/$$/task/$$/children");
 			my $child = 0 + <$children> or exit;
@@ -72,12 +72,12 @@ load lib/restart
 	peer
 	inject clone:error=EAGAIN
 	no_restart "cannot start a process" "temporarily unavailable"
-	inject_end
+	trace_end
 	restart
 	# The child succeeds, and then the server does not.
 	inject execve:error=ENOMEM
 	no_restart "cannot execute $PROGRAM, going on without a restart: Cannot allocate memory"
-	inject_end
+	trace_end
 	restart
 	stop
 }
@@ -89,7 +89,7 @@ load lib/restart
 	peer
 	inject execve:error=ENOMEM
 	no_restart "cannot execute $PROGRAM"
-	inject_end
+	trace_end
 	stop
 	supervised "READY=1" "RELOADING=1" "READY=1" "STOPPING=1"
 }
@@ -101,7 +101,7 @@ load lib/restart
 	peer
 	inject clone:error=EAGAIN
 	no_restart "cannot start a process"
-	inject_end
+	trace_end
 	stop
 	supervised "READY=1" "RELOADING=1" "READY=1" "STOPPING=1"
 }
@@ -113,10 +113,7 @@ load lib/restart
 	start -f mem
 	peer
 	for how in fails leaves; do
-		strace -p "$PID" -o "$WORK/trace" -e trace=wait4,waitid,kill 2>"$WORK/strace" 3>&- &
-		STRACE=$!
-		PIDS+=("$STRACE")
-		eventually grep -q attached "$WORK/strace"
+		trace -o "$WORK/trace" -e trace=wait4,waitid,kill
 		if [ "$how" = fails ]; then
 			printf '#!/bin/sh\nexit 3\n' >"$PROGRAM.new"
 			chmod 755 "$PROGRAM.new"
@@ -129,7 +126,7 @@ load lib/restart
 			eventually ended "$(<"$WORK/left")"
 			replace "$ORIGINAL"
 		fi
-		inject_end
+		trace_end
 		grep -q kill "$WORK/trace" || no "what a trial leaves behind is not killed" "$(<"$WORK/trace")"
 		while read -r pid; do
 			! sed "0,/^wait4(.* = $pid\$/d" "$WORK/trace" | grep -qE "kill\(-?$pid," ||
@@ -189,8 +186,8 @@ refuses() { # TEXT [ARGUMENT...]
 	truncate -s -1 "$WORK/ledger"
 	refuses "no ledger of peers"
 	cp "$WORK/real" "$WORK/ledger"
-	refuses "the nodes have 1 vector, this program's options make it 5" -n 5
-	refuses "the nodes have 1 vector, this program's options make it 1, -L" -L
+	refuses "the nodes have 1 vector, this program's options say 5" -n 5
+	refuses "the nodes have 1 vector, this program's options say 1, -L" -L
 	# The layout's number, and that of vectors.
 	cp "$WORK/real" "$WORK/ledger"
 	printf '\377' | dd of="$WORK/ledger" bs=1 seek=8 conv=notrunc status=none

@@ -172,6 +172,21 @@ build() { # CODE [MAKE ARGUMENT...]
 	stop
 }
 
+@test "a program that is replaced while it is tried: the next is tried as well" {
+	start -f mem
+	peer
+	printf '#!/bin/sh\nexit 3\n' >"$WORK/fails"
+	chmod 755 "$WORK/fails"
+	before_original "if (\$purpose eq 'check') { rename('$WORK/fails', '$PROGRAM') or die }"
+	no_restart "ended with status 3"
+	newer "$WORK/newer"
+	before_original "if (\$purpose eq 'check') { rename('$WORK/newer', '$PROGRAM') or die }"
+	restart "$NEWER"
+	before_original "if (\$purpose eq 'check') { unlink('$PROGRAM') or die }"
+	no_restart "No such file"
+	stop
+}
+
 # The server tries a program that hangs: $HUNG is its process.
 hangs() {
 	HUNG=$(pgrep -P "$PID") && perl_runs "$HUNG"
@@ -222,7 +237,7 @@ group_gone() {
 	tried() { HUNG=$(pgrep -P "$PID") && [ "$(pgrep -c -g "$HUNG")" -ge 3 ]; }
 	eventually tried
 	served
-	eventually grep -q "$PROGRAM did not say in 10 s that it can take over and was killed" "$LOG"
+	eventually grep -q "$PROGRAM did not say within 10 s whether it can take over and has been killed" "$LOG"
 	[ $((SECONDS - started)) -ge 9 ]
 	eventually group_gone "$HUNG"
 	eventually no_child
@@ -238,7 +253,7 @@ group_gone() {
 	before_original 'push @ARGV, "-n2"'
 	no_restart "the nodes have 1 vector," "$PROGRAM cannot take over"
 	before_original 'push @ARGV, "-L"'
-	no_restart "options make it 1, -L" "$PROGRAM cannot take over"
+	no_restart "options say 1, -L" "$PROGRAM cannot take over"
 	before_original 'push @ARGV, "-v"'
 	restart
 	stop
@@ -353,7 +368,7 @@ monotonic_us() {
 	kill -s HUP "$PID"
 	eventually grep -q RELOADING=1 "$WORK/notified"
 	supervised "READY=1" "RELOADING=1"
-	eventually grep -q "did not say in 10 s" "$LOG"
+	eventually grep -q "did not say within 10 s" "$LOG"
 	eventually notifications_are 3
 	stop
 	supervised "READY=1" "RELOADING=1" "READY=1" "STOPPING=1"

@@ -478,7 +478,8 @@ static void greeting_is_finished(void **state)
 }
 
 /*
- * Random histories against the rule for IDs (README, hazard 1), with restarts anywhere.
+ * Random histories against the rule for IDs (doc/compatibility.md, hazard 1), with restarts
+ * anywhere.
  */
 static void ids_stay_retired(void **state)
 {

@@ -149,18 +149,27 @@ static long process_private(pid_t pid)
 	return kib;
 }
 
-/* Whether a process lives, and is not about to be killed. */
-static bool process_lives(pid_t pid)
+/* The state of a process, and the signals that it has still to take, a bit each. */
+static char process_state(pid_t pid, uint64_t *pending)
 {
 	char *status = process_text(pid, "status"), *at;
-	uint64_t pending = 0;
 	char state = 'X';
 
+	*pending = 0;
 	if (status && (at = strstr(status, "\nState:")))
 		sscanf(at, "\nState: %c", &state);
 	for (at = status; at && (at = strstr(at, "Pnd:")); at++)
-		pending |= strtoull(at + 4, NULL, 16);
+		*pending |= strtoull(at + 4, NULL, 16);
 	free(status);
+	return state;
+}
+
+/* Whether a process lives, and is not about to be killed. */
+static bool process_lives(pid_t pid)
+{
+	uint64_t pending;
+	char state = process_state(pid, &pending);
+
 	return state != 'Z' && state != 'X' && !(pending & UINT64_C(1) << (SIGKILL - 1));
 }
 
@@ -183,17 +192,20 @@ static pid_t standby_wait(pid_t but)
 	return pid;
 }
 
-/* Waits until the server does nothing, and neither does a trial. */
+/* Waits until the server does nothing, has taken all signals, and no trial runs. */
 static void server_rests(void)
 {
 	int64_t deadline = deadline_in(PATIENCE), quiet = clock_ms();
+	uint64_t pending;
 	pid_t last = 0;
 
 	while (clock_ms() - quiet < 100) {
 		pid_t now = standby_now();
 
 		assert_that(deadline_ahead(deadline), "it never rests");
-		if (!now || now != last || *(volatile int64_t *)&ledger->timers[TIMER_TRIAL])
+		process_state(server.pid, &pending);
+		if (!now || now != last || pending ||
+		    *(volatile int64_t *)&ledger->timers[TIMER_TRIAL])
 			quiet = clock_ms();
 		last = now;
 	}
@@ -212,7 +224,7 @@ static void server_up(const char *const *args)
 	first = server.pid = pidfile_process(); /* whose parent this process has become */
 	ledger_find();
 	standby_wait(0);
-	idle = server_descriptors(&server);
+	idle = server_idle(&server);
 }
 
 /* Stops it, at a moment at which it has a standby. */
@@ -562,17 +574,28 @@ static void nobody_comes_between(void **state)
 /* Who kills both has ended it: all see that, and another can start. */
 static void both_are_killed(void **state)
 {
+	int64_t deadline = deadline_in(PATIENCE);
+
 	(void)state;
 	for (int round = 0; round < 4; round++) {
+		bool in_time;
+		int64_t start;
 		pid_t standby;
 
 		server_up(TWO);
 		somebody_joins(two);
 		standby = server_halt();
-		server_kill();
+		start = clock_ms();
+		server_signal(&server, SIGKILL);
 		moment(round * 8000U); /* it waits for a moment before it takes over */
 		kill(standby, SIGKILL);
-		if (round < 2) {
+		in_time = clock_ms() - start < 16; /* of the 20 ms that it waits */
+		assert_int_equal(server_wait(&server, PATIENCE), -SIGKILL);
+		if (round < 2 && !in_time) {
+			assert_that(deadline_ahead(deadline), "this test gets no time");
+			all_forget();
+			round--; /* we were held up */
+		} else if (round < 2) {
 			gone_wait();
 			some_drive(0, 1, client_ended, NULL);
 			somebody_goes(0);
@@ -584,6 +607,17 @@ static void both_are_killed(void **state)
 			all_forget(); /* if it was quicker, its own standby goes on */
 		}
 	}
+}
+
+/* The first goes, and the server has noticed. */
+static void first_leaves(void)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+	uint64_t departures = ledger->departures;
+
+	somebody_goes(0);
+	while (*(volatile uint64_t *)&ledger->departures == departures)
+		assert_that(deadline_ahead(deadline), "that somebody has gone is not noticed");
 }
 
 /* Where each descriptor is taken, it goes on, too. */
@@ -604,7 +638,7 @@ static void no_descriptor_is_left(void **state)
 		assert_false(clients_drive(&clients[count - 1], 1, client_greeted, NULL, PATIENCE));
 		somebody_goes(count - 1);
 	}
-	somebody_goes(0);
+	first_leaves(); /* else there would be no room */
 	somebody_joins(two);
 	everybody_agrees();
 	all_end();
@@ -722,6 +756,7 @@ static void a_restart_in_place(void **state)
 	server_up(TWO);
 	somebody_joins(two);
 	for (int round = 0; round < 2; round++) {
+		server_rests(); /* who took over has executed what is there by now */
 		standby = standby_wait(0);
 		program_put(round ? "/bin/false" : tested);
 		server_signal(&server, SIGHUP);
@@ -737,6 +772,15 @@ static void a_restart_in_place(void **state)
 	all_end();
 }
 
+static void standby_sleeps(pid_t standby)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+	uint64_t pending;
+
+	while (process_state(standby, &pending) != 'S')
+		assert_that(deadline_ahead(deadline), "the standby does not sleep");
+}
+
 /* The server dies, and its standby goes on, while one of its calls fails; only from there to its
  * first look at who waits do calls count. */
 static void fault_run(const struct fault *fault, struct calls *calls)
@@ -749,8 +793,10 @@ static void fault_run(const struct fault *fault, struct calls *calls)
 	somebody_joins(two);
 	somebody_joins(two);
 	standby = standby_wait(0);
+	standby_sleeps(standby);
 	snprintf(log, sizeof(log), "%s/strace", server.folder);
 	assert_true(strace_attach(&strace, standby, log, fault));
+	standby_sleeps(standby); /* again, and strace has seen that */
 	server_kill();
 	server.pid = standby; /* its pidfile may be what fails */
 	somebody_connects(two);

@@ -280,8 +280,8 @@ cut_by_a_node() { # CALL...
 	kill -USR1 "$PID"
 	eventually grep -q ' 1 node connected' "$LOG"
 	stop
-	has "$LOG" 'ending, anonymous memory goes with its last user'
-	hasnt "$LOG" warning 'does not stand'
+	has "$LOG" 'ending, anonymous memory disappears with its last user'
+	hasnt "$LOG" warning 'no longer at'
 	is 'what is here' "$(ls)" ''
 	# The node has it still.
 	PID=$PEER_PID
@@ -995,7 +995,7 @@ race_to_create() { # STRACE ARGUMENT...
 	is 'what a newcomer got' "$(head -n 2 "$WORK/greeting" | tr '\n' ' ')" '0 1 '
 	rm store
 	kill -s USR1 "$PID"
-	eventually grep -q "what the nodes share does not stand at $DIR/store" "$LOG"
+	eventually grep -q "the memory that the nodes share is no longer at $DIR/store" "$LOG"
 	stop
 }
 

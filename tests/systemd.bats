@@ -152,20 +152,20 @@ load lib/systemd
 	[ "$(grep -c '^short: .*tm_ivshmem_server:' <<<"$output")" -eq 0 ]
 }
 
-# A block of the README that has this text.
-readme_block() { # TEXT
+# A block of doc/systemd.md that has this text.
+page_block() { # TEXT
 	awk -v text="$1" '/^```$/ && block { if (index(block, text)) { printf "%s", block; exit } block = "" }
 		inside { block = block $0 "\n" }
-		/^```/ { inside = /^```ini$/ }' "$SOURCE_DIR/README.md"
+		/^```/ { inside = /^```ini$/ }' "$SOURCE_DIR/doc/systemd.md"
 }
 
-@test "systemd takes no file from an instance, and the README's drop-in gives it another user" {
+@test "systemd takes no file from an instance, and the documented drop-in gives it another user" {
 	need_mounted_root
 	need_cgroups
 	install_there
 	echo 'OPTIONS=-p /run/fam/sock -f /var/lib/fam/memory' >"$ROOT/etc/tm_ivshmem_server/static.conf"
 	echo 'OPTIONS=-p /run/fam/sock -A' >"$ROOT/etc/tm_ivshmem_server/dynamic.conf"
-	readme_block User=fam >"$TEST_DIR/static.conf"
+	page_block User=fam >"$TEST_DIR/static.conf"
 	[ -s "$TEST_DIR/static.conf" ]
 	for name in static dynamic shared; do
 		mkdir "$ROOT/etc/systemd/system/tm_ivshmem_server@$name.service.d"
@@ -213,12 +213,12 @@ readme_block() { # TEXT
 	[ "$(grep -c '^leave 1' <<<"$output")" -eq 2 ]
 }
 
-@test "the README's unit of one's own is one for a user's systemd as well" {
+@test "the documented unit of one's own is one for a user's systemd as well" {
 	need_mounted_root
 	need_cgroups
 	install_there
 	mkdir -p "$ROOT/etc/systemd/user"
-	readme_block %h/ | sed 's,/usr/local/sbin,/usr/sbin,' >"$ROOT/etc/systemd/user/fam.service"
+	page_block %h/ | sed 's,/usr/local/sbin,/usr/sbin,' >"$ROOT/etc/systemd/user/fam.service"
 	[ -s "$ROOT/etc/systemd/user/fam.service" ]
 	# As user@.service is one, but without logind.
 	cat >"$ROOT/etc/systemd/system/manager.service" <<-'END'

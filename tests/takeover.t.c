@@ -500,7 +500,7 @@ static void life_is_cut(size_t i)
 	const struct client *c = &clients[i];
 	char line[80];
 
-	snprintf(line, sizeof(line), "ID %d left: it had not been stored when", c->id);
+	snprintf(line, sizeof(line), "ID %d left: its descriptors had not been stored when", c->id);
 	assert_that(c->messages == 0 || logged_times(0, line) > 0,
 		    "client %d was cut off after %zu messages: %s", c->id, c->messages, c->error);
 	never_greeted++;
@@ -621,7 +621,8 @@ static void any_moment_may_be_the_last(void **state)
 		assert_true(mortal_up(0));
 	}
 	lives_settle();
-	assert_int_equal(let_go(0, -1), logged_times(0, "it had not been stored when"));
+	assert_int_equal(let_go(0, -1),
+			 logged_times(0, "its descriptors had not been stored when"));
 	assert_in_range(never_greeted, 0, KILLS / 10);
 	all_end();
 }
@@ -932,8 +933,9 @@ static void another_object_at_the_same_path(void **state)
 		server_kill();
 		memory_replace("a backup", removed ? 0 : 1 << 20);
 		successor_up(TWO, 2);
-		assert_int_equal(logged_times(came, "warning: the nodes have a file that does not "
-						    "stand at"),
+		assert_int_equal(logged_times(came,
+					      "warning: the nodes use a file that is no longer "
+					      "at"),
 				 1);
 		somebody_joins(0, two);
 		everybody_agrees();
@@ -1220,7 +1222,7 @@ static void options_that_have_to_wait(void **state)
 		server_kill();
 		successor_up(options[i].args, 1);
 		assert_that(logged_times(came, options[i].text) == 1, "%s", log_end());
-		assert_int_equal(logged_times(came, "while nodes have it") +
+		assert_int_equal(logged_times(came, "while nodes use it") +
 					 logged_times(came, "all of it is served"),
 				 1);
 	}
@@ -1457,7 +1459,7 @@ static void another_ledger(void **state)
 	server_kill();
 	somebody_connects(two);
 	server_up(TWO);
-	logged_wait(came, "3 nodes are let go");
+	logged_wait(came, "3 nodes are disconnected");
 	assert_int_equal(logged_times(came, "our socket is gone"), 0);
 	for (int i = 0; i < 3; i++) {
 		assert_that(clients_drive(clients, 1, client_ended, NULL, PATIENCE), "%s",
@@ -2356,8 +2358,8 @@ static void what_was_lost_is_named(void **state)
 	server_up(TWO);
 	drive(1, client_knows, &(size_t){2});
 	assert_int_equal(let_go(came, 1), 1);
-	assert_int_equal(logged_times(came, "ID 1 left: it had been stored, and the supervisor has "
-					    "lost that"),
+	assert_int_equal(logged_times(came, "ID 1 left: the supervisor has lost its stored "
+					    "descriptors"),
 			 1);
 	somebody_goes(1);
 	everybody_agrees();

@@ -163,23 +163,6 @@ static void server_begin(void)
 	assert_true(program_runs());
 }
 
-/* How many descriptors the server has open, once it waits for somebody. */
-static int server_idle(void)
-{
-	int64_t deadline = deadline_in(PATIENCE);
-	char path[64], *text;
-	bool waits;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", (int)server.pid);
-	do {
-		assert_that(deadline_ahead(deadline), "it is never idle: %s", log_end());
-		text = file_text(path);
-		waits = text && strstr(text, ") S ");
-		free(text);
-	} while (!waits);
-	return server_descriptors(&server);
-}
-
 /* Ends it, in order. */
 static void server_end(void)
 {
@@ -199,7 +182,7 @@ static void server_up(const char *const *options)
 	args = options;
 	program_put(version_tested);
 	server_begin();
-	idle = server_idle();
+	idle = server_idle(&server);
 	server_end();
 	program_put(version_120);
 	server_begin();

@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include "bench.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,11 +24,11 @@ static const char help_text[] =
 	"\n"
 	"A case is PEERSxVECTORS:HOW. HOW is 'once', all peers connect at the same time; 'turn',\n"
 	"one by one, each when all know the one before; or 'churn', 100 times one peer joins and\n"
-	"leaves in a mesh of so many others. Without any: the six of the README.\n"
+	"leaves in a mesh of so many others. Without any: the six of doc/cost.md.\n"
 	"\n"
 	"  -s, --seconds N   repeat each case for so long, three times at least (default 40)\n"
 	"  -r, --rounds N    repeat each case so often\n"
-	"  -c, --chart FILE  draw the ratios into an SVG file, if gnuplot is there\n"
+	"  -t, --table FILE  write the whole table into a file as well, once it is complete\n"
 	"  -h, --help        print this help and exit\n"
 	"\n"
 	"Environment:\n"
@@ -49,7 +50,7 @@ static const char help_text[] =
 static const struct option long_options[] = {
 	{"seconds", required_argument, NULL, 's'},
 	{"rounds", required_argument, NULL, 'r'},
-	{"chart", required_argument, NULL, 'c'},
+	{"table", required_argument, NULL, 't'},
 	{"help", no_argument, NULL, 'h'},
 	{NULL, 0, NULL, 0},
 };
@@ -57,7 +58,8 @@ static const struct option long_options[] = {
 struct bench {
 	double seconds; /* for each case */
 	size_t rounds;  /* of each case; 0: as many as fit */
-	const char *chart;
+	const char *table;
+	const char *server; /* the program to measure */
 	const char *commands[BENCH_PROGRAMS];
 	size_t cases;
 	struct bench_series series[CASES_MAX];
@@ -104,11 +106,11 @@ static void options_parse(struct bench *b, int argc, char **argv)
 					    "200x4:turn", "900x1:turn", "200x4:churn"};
 	int letter;
 
-	while ((letter = getopt_long(argc, argv, "s:r:c:h", long_options, NULL)) != -1) {
+	while ((letter = getopt_long(argc, argv, "s:r:t:h", long_options, NULL)) != -1) {
 		switch (letter) {
 		case 's': b->seconds = number_parse(optarg, 3600); break;
 		case 'r': b->rounds = (size_t)number_parse(optarg, ROUNDS_MAX); break;
-		case 'c': b->chart = optarg; break;
+		case 't': b->table = optarg; break;
 		case 'h': fputs(help_text, stdout); exit(0);
 		default: exit(2);
 		}
@@ -126,17 +128,17 @@ static void options_parse(struct bench *b, int argc, char **argv)
 /* The commands that serve, from the environment. */
 static void commands_find(struct bench *b)
 {
-	const char *server = getenv("SERVER"), *peer = getenv("PEER");
+	const char *peer = getenv("PEER");
 	char *command;
 
-	if (!server)
-		server = "./tm_ivshmem_server";
-	if (asprintf(&command, "'%s' -p \"$SOCKET\" -s \"$NAME\" -m 1M -n \"$VECTORS\"", server) <
-	    0)
+	b->server = getenv("SERVER");
+	if (!b->server)
+		b->server = "./tm_ivshmem_server";
+	if (asprintf(&command, "'%s' -p \"$SOCKET\" -s \"$NAME\" -m 1M -n \"$VECTORS\"",
+		     b->server) < 0)
 		exit(EXIT_FAILURE);
 	b->commands[SERVER] = command;
 	b->commands[PEER] = peer && *peer ? peer : NULL;
-	report_head(server, b->commands[PEER]);
 }
 
 /* One run of a case. Returns false after having said why. */
@@ -168,6 +170,25 @@ static bool case_repeat(const struct bench *b, struct bench_series *s)
 	return true;
 }
 
+/* Writes the table of all cases. Returns false after having said why. */
+static bool table_write(const struct bench *b)
+{
+	FILE *f = fopen(b->table, "we");
+	bool written = f;
+
+	if (f) {
+		report_head(f, b->server, b->commands[PEER]);
+		for (size_t i = 0; i < b->cases; i++)
+			report_case(f, &b->series[i], b->commands[PEER]);
+		report_foot(f, b->series, b->cases);
+		written = !ferror(f);
+		written = fclose(f) == 0 && written;
+	}
+	if (!written)
+		fprintf(stderr, "bench: %s: %s\n", b->table, strerror(errno));
+	return written;
+}
+
 int main(int argc, char **argv)
 {
 	static struct bench b = {.seconds = 40};
@@ -181,18 +202,19 @@ int main(int argc, char **argv)
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	commands_find(&b);
+	report_head(stdout, b.server, b.commands[PEER]);
 	program_pin(false);
 	for (size_t i = 0; i < b.cases; i++) {
 		struct bench_series *s = &b.series[i];
 
 		if (!case_repeat(&b, s))
 			return EXIT_FAILURE;
-		report_case(s, b.commands[PEER]);
+		report_case(stdout, s, b.commands[PEER]);
 		for (size_t round = 0; round < s->rounds; round++)
 			lossless = lossless && s->results[SERVER][round].lost == 0;
 	}
-	report_foot(b.series, b.cases);
-	if (b.chart)
-		report_chart(b.series, b.cases, b.commands[PEER], b.chart);
+	report_foot(stdout, b.series, b.cases);
+	if (b.table && !table_write(&b))
+		return EXIT_FAILURE;
 	return lossless ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <sys/types.h>
 #include <sys/un.h>
 #include <time.h>
@@ -99,15 +100,12 @@ struct bench_series {
 };
 
 /* Prints where and what is measured. peer is NULL where there is none. */
-void report_head(const char *server, const char *peer);
+void report_head(FILE *f, const char *server, const char *peer);
 
 /* Prints the rows of a case. */
-void report_case(const struct bench_series *s, bool peer);
+void report_case(FILE *f, const struct bench_series *s, bool peer);
 
 /* Prints how often the cases were repeated. */
-void report_foot(const struct bench_series *s, size_t cases);
-
-/* Draws the ratios of all cases as bars, if gnuplot is there. */
-void report_chart(const struct bench_series *s, size_t cases, bool peer, const char *path);
+void report_foot(FILE *f, const struct bench_series *s, size_t cases);
 
 #endif

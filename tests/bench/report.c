@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The table and the chart of the benchmark. */
+/* The table of the benchmark. */
 #define _GNU_SOURCE
 #include "bench.h"
 
@@ -95,7 +95,7 @@ static void command_line(const char *command, char *out, int size)
 		pclose(f);
 }
 
-void report_head(const char *server, const char *peer)
+void report_head(FILE *f, const char *server, const char *peer)
 {
 	char cpu[128], version[128], command[512];
 	struct utsname name;
@@ -104,19 +104,21 @@ void report_head(const char *server, const char *peer)
 	command_line(command, version, sizeof(version));
 	file_find("/proc/cpuinfo", "model name", cpu, sizeof(cpu));
 	uname(&name);
-	printf("%s, %ld CPUs; %s %s; glibc %s; compiler %s\n", cpu, sysconf(_SC_NPROCESSORS_ONLN),
-	       name.sysname, name.release, gnu_get_libc_version(), __VERSION__);
-	printf("server: %s\n", version);
+	fprintf(f, "%s, %ld CPUs; %s %s; glibc %s; compiler %s\n", cpu,
+		sysconf(_SC_NPROCESSORS_ONLN), name.sysname, name.release, gnu_get_libc_version(),
+		__VERSION__);
+	fprintf(f, "server: %s\n", version);
 	if (peer)
-		printf("peer: %s\n", peer);
-	printf("\n"
-	       "                                            CPU per message     join, ms           "
-	       "peak\n"
-	       "case             program messages  lost  wall s    us ratio   +-  median ratio   "
-	       "p99   MiB\n");
+		fprintf(f, "peer: %s\n", peer);
+	fprintf(f,
+		"\n"
+		"                                            CPU per message     join, ms            "
+		"peak\n"
+		"case             program messages  lost  wall s    us ratio   +-  median ratio    "
+		"p99   MiB\n");
 }
 
-void report_case(const struct bench_series *s, bool peer)
+void report_case(FILE *f, const struct bench_series *s, bool peer)
 {
 	const struct bench_case *c = &s->what;
 	char label[32];
@@ -125,20 +127,20 @@ void report_case(const struct bench_series *s, bool peer)
 	for (unsigned int who = KERNEL; who < (peer ? BENCH_PROGRAMS : PEER); who++) {
 		double spread, ratio = median(s, who, RATIO, &spread);
 
-		printf("%-16s %-7s %8.0f %4.0f%% %7.2f %5.2f", who == KERNEL ? label : "",
-		       programs[who], median(s, who, MESSAGES, NULL), median(s, who, LOST, NULL),
-		       median(s, who, WALL, NULL), median(s, who, CPU, NULL));
+		fprintf(f, "%-16s %-7s %8.0f %4.0f%% %7.2f %5.2f", who == KERNEL ? label : "",
+			programs[who], median(s, who, MESSAGES, NULL), median(s, who, LOST, NULL),
+			median(s, who, WALL, NULL), median(s, who, CPU, NULL));
 		if (who == KERNEL)
-			printf("            %7.1f       %5.0f\n", median(s, who, MEDIAN, NULL),
-			       median(s, who, P99, NULL));
+			fprintf(f, "            %7.1f       %6.1f\n", median(s, who, MEDIAN, NULL),
+				median(s, who, P99, NULL));
 		else
-			printf(" %5.2f %4.2f %7.1f %5.2f %5.0f %5.1f\n", ratio, spread,
-			       median(s, who, MEDIAN, NULL), median(s, who, JOIN_RATIO, NULL),
-			       median(s, who, P99, NULL), median(s, who, PEAK, NULL));
+			fprintf(f, " %5.2f %4.2f %7.1f %5.2f %6.1f %5.1f\n", ratio, spread,
+				median(s, who, MEDIAN, NULL), median(s, who, JOIN_RATIO, NULL),
+				median(s, who, P99, NULL), median(s, who, PEAK, NULL));
 	}
 }
 
-void report_foot(const struct bench_series *s, size_t cases)
+void report_foot(FILE *f, const struct bench_series *s, size_t cases)
 {
 	size_t least = ROUNDS_MAX, most = 0;
 
@@ -146,87 +148,6 @@ void report_foot(const struct bench_series *s, size_t cases)
 		least = s[i].rounds < least ? s[i].rounds : least;
 		most = s[i].rounds > most ? s[i].rounds : most;
 	}
-	printf("\nmedians of %zu to %zu rounds; +- is half the distance of the quartiles\n", least,
-	       most);
-}
-
-/* What gnuplot gets of one program: case, ratio, its text, what was lost, the join's ratio, its
- * text. */
-static void chart_data(FILE *f, const struct bench_series *s, size_t cases, enum bench_who who)
-{
-	fprintf(f, "$%s << EOD\n", programs[who]);
-	for (size_t i = 0; i < cases; i++) {
-		const struct bench_case *c = &s[i].what;
-		double ratio = median(&s[i], who, RATIO, NULL);
-		double lost = median(&s[i], who, LOST, NULL);
-		double join = median(&s[i], who, JOIN_RATIO, NULL);
-
-		fprintf(f, "\"%ux%u\\n%s\" %.3f \"%.2f\" \"", c->peers, c->vectors, hows[c->how],
-			ratio, ratio);
-		if (lost > 0)
-			fprintf(f, "%.0f %% lost", lost < 1 ? 1 : lost);
-		fprintf(f, "\" %.3f \"%.2f\"\n", join, join);
-	}
-	fprintf(f, "EOD\n");
-}
-
-/*
- * The bars of one program, from this column on, and their texts, which belong so far beside the
- * middle of each group.
- */
-static void chart_bars(FILE *f, enum bench_who who, int column, const char *name,
-		       const char *colour, double beside)
-{
-	fprintf(f,
-		", $%s using %d:xtic(1) title '%s' linecolor '%s'"
-		", $%s using ($0%+.3f):%d:%d with labels offset 0,0.6 notitle"
-		", $%s using ($0%+.3f):(0.05):4 with labels rotate left textcolor 'white' notitle",
-		programs[who], column, name, colour, programs[who], beside, column, column + 1,
-		programs[who], beside);
-}
-
-/* One of the two parts of the chart. */
-static void chart_part(FILE *f, bool peer, int column, const char *title)
-{
-	fprintf(f,
-		"set title '%s, in units of what the kernel alone takes'\n"
-		"plot 1 with lines dashtype 2 linecolor 'black' title 'kernel alone'",
-		title);
-	/* A group of n bars, and a gap as wide as one. */
-	chart_bars(f, SERVER, column, "tm\\_ivshmem\\_server", "#4477aa", peer ? -1.0 / 6 : 0);
-	if (peer)
-		chart_bars(f, PEER, column, "peer", "#bb6633", 1.0 / 6);
-	fprintf(f, "\n");
-}
-
-void report_chart(const struct bench_series *s, size_t cases, bool peer, const char *path)
-{
-	FILE *f;
-
-	if (system("command -v gnuplot >/dev/null 2>&1") != 0) {
-		printf("no chart: gnuplot is not installed\n");
-		return;
-	}
-	f = popen("gnuplot", "we");
-	if (!f)
-		return;
-	for (unsigned int who = SERVER; who < (peer ? BENCH_PROGRAMS : PEER); who++)
-		chart_data(f, s, cases, who);
-	fprintf(f,
-		"set terminal svg size 860,760 background 'white' font 'sans-serif,12'\n"
-		"set output '%s'\n"
-		"set yrange [0:*]\n"
-		"set offsets 0,0,0.2,0\n"
-		"set style data histograms\n"
-		"set style histogram clustered gap 1\n"
-		"set style fill solid\n"
-		"set grid ytics\n"
-		"set bmargin 4\n"
-		"set key outside bottom center horizontal\n"
-		"set multiplot layout 2,1\n",
-		path);
-	chart_part(f, peer, 2, "CPU time for each message");
-	chart_part(f, peer, 5, "Time of a join (median)");
-	if (pclose(f) == 0)
-		printf("chart: %s\n", path);
+	fprintf(f, "\nmedians of %zu to %zu rounds; +- is half the distance of the quartiles\n",
+		least, most);
 }

@@ -9,6 +9,7 @@ setup_more() {
 # Runs the client in the background; what it says is in $WORK/NAME. Waits until that is its ID, or
 # the end.
 client() { # NAME ARGUMENT...
+	rm -f "$WORK/$1" # what one before has said
 	"$CLIENT" "${@:2}" >"$WORK/$1" 2>&1 3>&- &
 	CLIENT_PID=$!
 	PIDS+=("$CLIENT_PID")
@@ -17,7 +18,7 @@ client() { # NAME ARGUMENT...
 }
 
 client_said() { # FILE
-	grep -q '^id' "$1" || ended "$CLIENT_PID"
+	grep -qs '^id' "$1" || ended "$CLIENT_PID"
 }
 
 # Plays messages to the next client, instead of a server; see lib/script.py.

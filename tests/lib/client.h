@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A strict client of the ivshmem protocol. It reads one message at a time, keeps a model of who is
- * there, and calls everything an error that some real client would break over (the hazards in the
- * README, "What a server must never do"). Many clients can be driven from one thread.
+ * there, and calls everything an error that some real client would break over (the hazards in
+ * doc/compatibility.md, "What a server must never do"). Many clients can be driven from one thread.
  *
  *	struct client c;
  *

@@ -356,12 +356,18 @@ greeting() { # SOCKET [COUNT [TEXT TO WRITE TO THE MEMORY]]
 	timeout 60 perl -e "$PEER" "$1" "${2:-4}" "${@:3:1}" 3>&-
 }
 
-# A client that stays, in the background; what it hears is in $WORK/peer.NUMBER.
+# A client that stays, in the background; what it hears is in $WORK/peer.NUMBER. Waits until it has
+# got a vector of its own, which come last, or the end.
 peer() { # [SOCKET]
 	PEERS=$((${PEERS:-0} + 1))
 	HEARD=$WORK/peer.$PEERS
 	perl -e "$PEER" "${1:-$SOCK}" >"$HEARD" 2>&1 3>&- &
 	PEER_PID=$!
 	PIDS+=("$PEER_PID")
-	eventually grep -q '^0 fd\|connect:\|^-1 fd' "$HEARD"
+	eventually greeted_or_ended "$HEARD"
+}
+
+greeted_or_ended() { # FILE
+	awk '/^end|:/ { done = 1 } / fd / { fds = 1 } !fds { id = $1 } / fd / && $1 == id { done = 1 }
+		END { exit !done }' "$1" 2>/dev/null
 }

@@ -88,7 +88,7 @@ no_restart() { # TEXT...
 	eventually no_child
 	has "$LOG" "$@"
 	is "restarts" "$(times_logged "restarted in place")" "$before"
-	is "descriptors of the server" "$(descriptors)" "$descriptors"
+	eventually descriptors_are "$descriptors" # that is seen to after it has been said
 	is "what the client heard" "$(cat "$HEARD")" "$heard"
 	served
 }
@@ -119,6 +119,10 @@ descriptors() {
 	done | grep -v -e signalfd -e /dev/null | sort -n
 }
 
+descriptors_are() { # DESCRIPTORS
+	[ "$(descriptors)" = "$1" ]
+}
+
 no_child() {
 	[ -z "$(ps -o pid= --ppid "$PID")" ]
 }
@@ -141,15 +145,21 @@ restart_daemon() {
 	served
 }
 
-# Makes a system call of the server fail: "NAME:error=..." as strace has it.
-inject() { # WHAT
-	strace -p "$PID" -o /dev/null -e "trace=${1%%:*}" -e "inject=$1" 2>"$WORK/strace" 3>&- &
+# Has strace look at the server, until trace_end.
+trace() { # ARGUMENT...
+	rm -f "$WORK/strace" # what one before has said
+	strace -p "$PID" "$@" 2>"$WORK/strace" 3>&- &
 	STRACE=$!
 	PIDS+=("$STRACE")
-	eventually grep -q attached "$WORK/strace"
+	eventually grep -qs attached "$WORK/strace"
 }
 
-inject_end() {
+# Makes a system call of the server fail, until trace_end: "NAME:error=..." as strace has it.
+inject() { # WHAT
+	trace -o /dev/null -e "trace=${1%%:*}" -e "inject=$1"
+}
+
+trace_end() {
 	kill -s INT "$STRACE"
 	wait "$STRACE" || true
 }

@@ -189,7 +189,7 @@ bool server_start(struct server *s, const char *const *args)
 		}
 		free(log);
 	} while (!ready && deadline_ahead(deadline));
-	s->idle = server_descriptors(s);
+	s->idle = ready ? server_idle(s) : -1;
 	if (ready)
 		return true;
 	server_signal(s, SIGKILL);
@@ -305,6 +305,27 @@ int descriptors_count(pid_t pid)
 int server_descriptors(const struct server *s)
 {
 	return s->pid > 0 ? descriptors_count(s->pid) : -1;
+}
+
+int server_idle(const struct server *s)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+	bool slept = false, alive;
+	char path[32], *before, *after;
+	int n;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", s->pid);
+	do {
+		before = file_text(path);
+		n = server_descriptors(s);
+		after = file_text(path);
+		alive = before && after && !strstr(after, "\nState:\tZ");
+		/* There stands how often it went to sleep, too. */
+		slept = alive && strstr(after, "\nState:\tS") && !strcmp(before, after);
+		free(before);
+		free(after);
+	} while (alive && !slept && deadline_ahead(deadline));
+	return slept ? n : -1;
 }
 
 bool server_descriptors_wait(const struct server *s, int descriptors, int seconds)

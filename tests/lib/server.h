@@ -79,6 +79,9 @@ char *server_log(const struct server *s); /* the caller frees it */
 bool server_logged(const struct server *s, const char *text);
 bool server_log_wait(const struct server *s, const char *text, int seconds);
 int server_descriptors(const struct server *s);
+
+/* How many it has open when it waits for somebody, and none for a moment; -1 if it never does. */
+int server_idle(const struct server *s);
 long server_resident(const struct server *s); /* bytes */
 
 /* Waits until it has exactly so many descriptors open. Returns false after so many seconds. */
