@@ -310,18 +310,21 @@ int server_descriptors(const struct server *s)
 int server_idle(const struct server *s)
 {
 	int64_t deadline = deadline_in(PATIENCE);
-	bool slept = false, alive;
 	char path[32], *before, *after;
+	bool slept, alive;
 	int n;
 
 	snprintf(path, sizeof(path), "/proc/%d/status", s->pid);
 	do {
+		slept = alive = false;
 		before = file_text(path);
 		n = server_descriptors(s);
 		after = file_text(path);
-		alive = before && after && !strstr(after, "\nState:\tZ");
-		/* There stands how often it went to sleep, too. */
-		slept = alive && strstr(after, "\nState:\tS") && !strcmp(before, after);
+		if (before && after) {
+			alive = !strstr(after, "\nState:\tZ");
+			/* There stands how often it went to sleep, too. */
+			slept = strstr(after, "\nState:\tS") && !strcmp(before, after);
+		}
 		free(before);
 		free(after);
 	} while (alive && !slept && deadline_ahead(deadline));
