@@ -211,8 +211,8 @@ static bool server_stopped(const struct server *s)
 
 /*
  * Goes on in the place of the server that has died, whose standby this process was: all that was
- * open is open. Then it tries the program on disk, as at HUP. Returns false if the server is to
- * end.
+ * open is open. If the program on disk is another by now, that is tried, as at HUP: only then is
+ * there a moment without a standby. Returns false if the server is to end.
  */
 static bool server_succeed(struct server *s)
 {
@@ -237,7 +237,8 @@ static bool server_succeed(struct server *s)
 	     now_ms() - s->standby.died_ms);
 	set_each (sock, &waiting)
 		client_welcome(&s->clients, sock);
-	trial_start(&s->restart);
+	if (!program_runs(&s->restart))
+		trial_start(&s->restart);
 	return true;
 }
 

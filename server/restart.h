@@ -54,6 +54,9 @@ void descriptors_sweep(const struct restart *r, const fd_set *more);
 /* Kills the program that is being tried, if there is one, with all that it has started. */
 void trial_kill(struct restart *r);
 
+/* Whether the program on disk is the one that runs. */
+bool program_runs(const struct restart *r);
+
 /* Tries whether the program on disk can take over. */
 void trial_start(struct restart *r);
 

@@ -605,8 +605,6 @@ succession() {
 		succession
 		eventually grep -qE "tm_ivshmem_server\[$PID\]: process $before died, and its standby goes on with 1 node, after [0-9]+ ms$" \
 			"$WORK/syslog"
-		# The program on disk is executed, and has a standby of its own.
-		eventually grep -q "tm_ivshmem_server\[$PID\]: restarted in place" "$WORK/syslog"
 		eventually standby_there
 	done
 	kill -KILL "$PID"

@@ -648,6 +648,7 @@ static void no_descriptor_is_left(void **state)
 static void the_program_on_disk(void **state)
 {
 	static const char *const others[] = {"/bin/false", "/etc/passwd", NULL};
+	pid_t standby;
 
 	(void)state;
 	server_up(TWO);
@@ -668,6 +669,13 @@ static void the_program_on_disk(void **state)
 	server_dies();
 	for (int64_t deadline = deadline_in(PATIENCE); !program_runs();)
 		assert_that(deadline_ahead(deadline), "the program on disk is not executed");
+	everybody_agrees();
+	/* If that is what runs, nothing is executed, for which the standby would have to end. */
+	server_rests();
+	server_dies();
+	standby = standby_wait(server.pid);
+	server_rests();
+	assert_int_equal(standby_now(), standby);
 	everybody_agrees();
 	all_end();
 }
