@@ -168,15 +168,26 @@ bool status_drop(struct status *s)
 	return kept;
 }
 
+/* How many have come or gone so far. */
+static uint64_t changes_count(const struct status *s)
+{
+	return s->ledger->joins + s->ledger->departures;
+}
+
+void status_settle(struct status *s)
+{
+	if (s->text >= 0 && (now_ms() >= s->until_ms || s->changes != changes_count(s)))
+		status_drop(s);
+}
+
 /* Makes the text anew, unless there is one that holds. Returns false with errno. */
 static bool text_renew(struct status *s)
 {
-	uint64_t changes = s->ledger->joins + s->ledger->departures;
 	char *text;
 
-	if (s->text >= 0 && s->changes == changes && now_ms() < s->until_ms)
+	status_settle(s);
+	if (s->text >= 0)
 		return true;
-	status_drop(s);
 	text = text_make(s, &s->length);
 	if (!text)
 		return false;
@@ -184,7 +195,7 @@ static bool text_renew(struct status *s)
 		s->text = text_keep(text, s->length);
 	while (s->text < 0 && (errno == EMFILE || errno == ENFILE) && reserve_give(s->reserve));
 	free(text);
-	s->changes = changes;
+	s->changes = changes_count(s);
 	s->until_ms = now_ms() + STATUS_MS;
 	return s->text >= 0;
 }
@@ -212,12 +223,6 @@ void status_answer(struct status *s, int sock)
 		status_drop(s);
 		reserve_fill(s->reserve);
 	}
-}
-
-void status_settle(struct status *s)
-{
-	if (s->text >= 0 && now_ms() >= s->until_ms)
-		status_drop(s);
 }
 
 /*

@@ -57,7 +57,7 @@ void status_answer(struct status *s, int sock);
  * was a text. */
 bool status_drop(struct status *s);
 
-/* The same, if it is too old. */
+/* The same, if it is too old, or no longer true. */
 void status_settle(struct status *s);
 
 /* Logs who is there. */
