@@ -8,6 +8,9 @@
 #define _GNU_SOURCE
 #include "tests/lib/form.h"
 #include "tests/lib/look.h"
+#include "tests/lib/mesh.h"
+#include "tests/lib/node.h"
+#include "tests/lib/supervisor.h"
 #include "tests/lib/testing.h"
 
 #include <errno.h>
@@ -335,6 +338,103 @@ static void restart_keeps_nobody_from_asking(void **state)
 	assert_stop(&s);
 }
 
+/* Whether the node with this ID is stored, as the status has it: "true", "false" or "null". */
+static bool stored_is(const struct server *s, int id, const char *wanted)
+{
+	char *text = look_at(s), row[32];
+	const char *at;
+	bool is;
+
+	snprintf(row, sizeof(row), "{\"id\":%d,", id);
+	at = strstr(text, row);
+	assert_non_null(at);
+	at = strstr(at, "\"stored\":");
+	assert_non_null(at);
+	at += strlen("\"stored\":");
+	is = !strncmp(at, wanted, strlen(wanted));
+	free(text);
+	return is;
+}
+
+/* A supervisor that takes nothing for a while has not stored who comes then; and who asks is never
+ * stored. */
+static void status_says_who_is_stored(void **state)
+{
+	struct supervisor *supervisor = supervisor_start();
+	struct server s = {.supervisor = supervisor};
+	struct client clients[300];
+	int64_t deadline;
+	size_t n = 1;
+
+	(void)state;
+	assert_non_null(supervisor);
+	assert_start(&s, "-f", "memory");
+	assert_connect(&s, clients, 1, .vectors = 1);
+	assert_mesh(clients, 1);
+	assert_true(stored_is(&s, 0, "true"));
+	supervisor_pause(supervisor);
+	do {
+		assert_true(n < 300);
+		assert_connect(&s, &clients[n], 1, .vectors = 1);
+		n++;
+		assert_mesh(clients, n);
+	} while (stored_is(&s, clients[n - 1].id, "true"));
+	assert_true(stored_is(&s, clients[n - 1].id, "false"));
+	supervisor_resume(supervisor);
+	deadline = deadline_in(PATIENCE);
+	while (!stored_is(&s, clients[n - 1].id, "true"))
+		assert_true(deadline_ahead(deadline));
+	assert_int_equal(supervisor_count(supervisor, "node-*"), n);
+	/* Another process says the same of those whom it has taken over. */
+	server_signal(&s, SIGKILL);
+	assert_int_equal(server_wait(&s, PATIENCE), -SIGKILL);
+	assert_start(&s, "-f", "memory");
+	assert_look(&s, n, n);
+	assert_true(stored_is(&s, clients[n - 1].id, "true"));
+	assert_mesh(clients, n);
+	clients_free(clients, n);
+	assert_true(supervisor_wait(supervisor, "node-*", 0, PATIENCE));
+	assert_int_equal(server_stop(&s), 0);
+	server_remove(&s);
+	supervisor_free(supervisor);
+}
+
+static void qemu_notices_nothing(void **state)
+{
+	struct server s = {0};
+	struct node *nodes[3];
+	const char *missing = node_missing();
+
+	(void)state;
+	if (missing)
+		skip_because("%s", missing);
+	assert_start(&s, "-f", "memory", "-n", "2");
+	for (size_t i = 0; i < 2; i++) {
+		nodes[i] = node_start(s.socket, VECTORS, "");
+		assert_non_null(nodes[i]);
+		assert_true(node_ready(nodes[i]));
+	}
+	nodes_check_bells(nodes, 2);
+	for (size_t i = 0; i < 1000; i++)
+		assert_look(&s, 2, 2);
+	nodes_check_bells(nodes, 2);
+	nodes[2] = node_start(s.socket, VECTORS, "");
+	assert_non_null(nodes[2]);
+	assert_true(node_ready(nodes[2]));
+	assert_int_equal(node_id(nodes[2]), 2);
+	nodes_check_bells(nodes, 3);
+	nodes_check_memory(nodes, 3, 1);
+	nodes_end();
+	assert_stop(&s);
+}
+
+static int everything_end(void **state)
+{
+	(void)state;
+	nodes_end();
+	return 0;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -345,9 +445,11 @@ int main(void)
 		counted_test(mute_crowd_harms_nobody),
 		counted_test(odd_askers_harm_nobody),
 		counted_test(restart_keeps_nobody_from_asking),
+		counted_test(status_says_who_is_stored),
+		counted_test(qemu_notices_nothing),
 	};
 
 	setlinebuf(stdout);
 	descriptors_allow();
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, NULL, everything_end);
 }
