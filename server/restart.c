@@ -121,6 +121,14 @@ static struct stat program_on_disk(const struct restart *r)
 	return stat(r->program, &st) == 0 ? st : (struct stat){0};
 }
 
+bool program_runs(const struct restart *r)
+{
+	struct stat here, disk = program_on_disk(r);
+
+	return stat("/proc/self/exe", &here) == 0 && here.st_dev == disk.st_dev &&
+	       here.st_ino == disk.st_ino;
+}
+
 /* Whether the program on disk is the one that was tried. */
 static bool program_tried(const struct restart *r)
 {

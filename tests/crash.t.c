@@ -221,7 +221,10 @@ static void server_end(void)
 	int status = -1;
 
 	while (!all_settled())
-		assert_that(deadline_ahead(deadline), "somebody stays who has left");
+		assert_that(deadline_ahead(deadline),
+			    "somebody stays who has left: process %d has %d descriptors, and %d "
+			    "without nodes",
+			    (int)server.pid, server_descriptors(&server), idle);
 	do
 		server_signal(&server, SIGTERM);
 	while (waitpid(server.pid, &status, WNOHANG) == 0 && deadline_ahead(deadline));
