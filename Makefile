@@ -15,6 +15,7 @@
 #   make install     install programs, manual pages, systemd units, completion and doc/ below PREFIX
 #   make install-ivshmem-server  the same, and links by the names of QEMU's server and client
 #   make uninstall   remove these again
+#   make deb         packages for Debian, in build/: the server, and QEMU's names for it
 #   make dist        the source of this commit as tm_ivshmem_server-VERSION.tar.gz
 #   make clean       remove what was built
 #
@@ -188,6 +189,9 @@ uninstall:
 	! { $(call is_ours,$(QEMU_CLIENT),ivshmem_client); } || \
 		rm -f $(QEMU_CLIENT) $(QEMU_CLIENT_PAGE) $(QEMU_CLIENT_COMPLETION)
 
+deb:
+	+CC='$(CC)' VERSION='$(VERSION)' packaging/deb
+
 dist:
 	git archive --prefix=tm_ivshmem_server-$(VERSION)/ -o tm_ivshmem_server-$(VERSION).tar.gz HEAD
 
@@ -196,7 +200,7 @@ clean:
 
 FORCE:
 .PHONY: all run demo deps check faults soak lint coverage releases bench pictures install \
-	install-ivshmem-server uninstall dist clean FORCE
+	install-ivshmem-server uninstall deb dist clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 
