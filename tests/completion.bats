@@ -58,6 +58,7 @@ becomes() { # LINE LINE-AFTER...
 		tm_ivshmem_server 30
 		ivshmem-server 10
 		ivshmem_client 11
+		ivshmem-client 4
 	END
 	is 'what is offered for -q' "$(offered tm_ivshmem_server --q)" ''
 	# Where there is nothing else to type, before anything was typed.
