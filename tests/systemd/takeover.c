@@ -1032,6 +1032,7 @@ static void instances_end(void)
 		assert_int_equal(access(service.socket, F_OK), -1);
 	}
 	assert_said(said, "%zu nodes connected", count);
+	assert_null(strstr(said, "ivshmem_client:"));
 	for (size_t i = 0; i < nodes_count; i++) {
 		assert_said(said, " %zu %8d qemu-system-x86 ", i, (int)nodes[i]->pid);
 		node_check_end(nodes[i]);
