@@ -477,8 +477,10 @@ int64_t peers_send(struct mesh *m, bool clients)
 		m->busy_ms = now;
 	busy = clients || (sent && set_any(&current));
 	if (now >= m->busy_ms + READ_WAIT_MS) {
+		/* Those only that select will tell of: others have moved up where some starve. */
 		set_each (sock, &current)
-			FD_SET(sock, &m->idle);
+			if (FD_ISSET(sock, &m->blocked))
+				FD_SET(sock, &m->idle);
 		current = greetings_current(m);
 	}
 	if (busy ? news_late(m, now) : !set_any(&current))

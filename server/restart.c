@@ -121,6 +121,14 @@ static struct stat program_on_disk(const struct restart *r)
 	return stat(r->program, &st) == 0 ? st : (struct stat){0};
 }
 
+bool program_runs(const struct restart *r)
+{
+	struct stat here, disk = program_on_disk(r);
+
+	return stat("/proc/self/exe", &here) == 0 && here.st_dev == disk.st_dev &&
+	       here.st_ino == disk.st_ino;
+}
+
 /* Whether the program on disk is the one that was tried. */
 static bool program_tried(const struct restart *r)
 {
@@ -161,6 +169,8 @@ void trial_start(struct restart *r)
 
 void trial_ended(struct restart *r, int status, bool wanted)
 {
+	bool again = false;
+
 	if (status != W_EXITCODE(CAN_TAKE_OVER, 0)) {
 		complain("%s cannot take over, going on without a restart: it ended with %s %d",
 			 r->program, WIFEXITED(status) ? "status" : "signal",
@@ -169,15 +179,15 @@ void trial_ended(struct restart *r, int status, bool wanted)
 	}
 	if (!wanted)
 		return;
-	if (!program_tried(r)) {
-		trial_start(r);
-		return;
-	}
 	standby_end(r->standby); /* the table of descriptors becomes another */
-	if (descriptors_keep(r, true))
+	if (!descriptors_keep(r, true))
+		fail("cannot keep descriptors open, going on without a restart");
+	else if (program_tried(r)) /* looked at last, since what stands there is executed */
 		program_execute(r, "resume");
 	else
-		fail("cannot keep descriptors open, going on without a restart");
+		again = true;
 	descriptors_keep(r, false);
 	standby_want(r->standby);
+	if (again)
+		trial_start(r);
 }

@@ -188,6 +188,8 @@ static void clients_settle(void)
 
 static void client_come(size_t i)
 {
+	if (supervisor)
+		supervisor_settle(supervisor); /* it has room to store this one */
 	assert_connect(&server, &clients[i], 1, .vectors = VECTORS, .keep = true);
 	here[i] = true;
 }
@@ -219,7 +221,10 @@ static void server_end(void)
 	int status = -1;
 
 	while (!all_settled())
-		assert_that(deadline_ahead(deadline), "somebody stays who has left");
+		assert_that(deadline_ahead(deadline),
+			    "somebody stays who has left: process %d has %d descriptors, and %d "
+			    "without nodes",
+			    (int)server.pid, server_descriptors(&server), idle);
 	do
 		server_signal(&server, SIGTERM);
 	while (waitpid(server.pid, &status, WNOHANG) == 0 && deadline_ahead(deadline));

@@ -7,9 +7,18 @@
 #define _GNU_SOURCE
 #include "tests/lib/testing.h"
 
+#include "send_scm.h"
+
+#include <fcntl.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
 
 /* Moves those that were greeted to the front, and frees the others. Returns how many stay. */
 static size_t refused_free(struct client *clients, size_t n)
@@ -210,6 +219,61 @@ static void starvation_ends_when_they_read(void **state)
 	assert_stop(&s);
 }
 
+/* Another process of the user, which has so many descriptors in flight; it says so by a byte. */
+static void flight_fill(uid_t user, int said, size_t many)
+{
+	int ends[2], fds[SCM_DESCRIPTORS];
+
+	if (user != geteuid() && setuid(user) < 0)
+		_exit(1);
+	for (size_t i = 0; i < SCM_DESCRIPTORS; i++)
+		fds[i] = said;
+	for (; many > 0; many -= many < SCM_DESCRIPTORS ? many : SCM_DESCRIPTORS)
+		if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0 ||
+		    !scm_pass(ends[0], NULL, 0, "", 1, fds, SCM_DESCRIPTORS))
+			_exit(1);
+	(void)!write(said, "", 1);
+	for (;;)
+		pause();
+}
+
+/* So many descriptors of others are in flight that no greeting goes on: until they are not. */
+static void starvation_by_others_ends_with_them(void **state)
+{
+	struct server s = {.descriptors = {256, 256}, .unprivileged = true};
+	struct client clients[30];
+	int said[2];
+	pid_t other;
+	char byte;
+
+	(void)state;
+	descriptors_allow();
+	assert_start(&s, "-f", "memory");
+	assert_int_equal(pipe2(said, O_CLOEXEC), 0);
+	other = fork();
+	assert_true(other >= 0);
+	if (other == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		flight_fill(s.user, said[1], 512);
+	}
+	close(said[1]);
+	assert_int_equal(read(said[0], &byte, 1), 1);
+	close(said[0]);
+	assert_connect(&s, clients, 30, .vectors = 1);
+	assert_true(server_log_wait(&s, "ID 29 joined", PATIENCE));
+	nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL); /* it tries again and again */
+	for (size_t i = 0; i < 30; i++)
+		while (client_step(&clients[i]) > 0)
+			;
+	for (size_t i = 0; i < 30; i++)
+		assert_int_equal(clients[i].phase, CLIENT_MEMORY);
+	kill(other, SIGKILL);
+	assert_int_equal(waitpid(other, NULL, 0), other);
+	assert_mesh(clients, 30);
+	clients_free(clients, 30);
+	assert_stop(&s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -220,6 +284,7 @@ int main(void)
 		counted_test(surplus_of_sockets_is_refused),
 		counted_test(unread_clients_starve_nobody),
 		counted_test(starvation_ends_when_they_read),
+		counted_test(starvation_by_others_ends_with_them),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -281,12 +281,17 @@ no_syslog() {
 	umount small
 }
 
+waits_for_writer() { # PROCESS
+	[ "$(sed 's/^[0-9]* (\(.*\)) \(.\) .*/\1 \2/' "/proc/$1/stat")" = 'cat S' ]
+}
+
 @test "a named pipe as the log: who reads it gets all, and who stops delays nobody" {
 	local i reader
 	mkfifo pipe
 	cat pipe >"$WORK/read" 3>&- &
 	reader=$!
 	PIDS+=("$reader")
+	eventually waits_for_writer "$reader"
 	start -s "$SHM" -o pipe
 	eventually grep -q 'connect a node' "$WORK/read"
 	kill -STOP "$reader"

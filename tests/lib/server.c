@@ -307,25 +307,38 @@ int server_descriptors(const struct server *s)
 	return s->pid > 0 ? descriptors_count(s->pid) : -1;
 }
 
+#define STATUS_ROOM 4096
+
+/* What the kernel says of its process, and how often that went to sleep; empty: there is none. */
+static void status_read(const struct server *s, char *text)
+{
+	char path[32];
+	size_t n = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", s->pid);
+	f = fopen(path, "re");
+	if (f) {
+		n = fread(text, 1, STATUS_ROOM - 1, f);
+		fclose(f);
+	}
+	text[n] = '\0';
+}
+
 int server_idle(const struct server *s)
 {
 	int64_t deadline = deadline_in(PATIENCE);
-	bool slept = false, alive;
-	char path[32], *before, *after;
+	char before[STATUS_ROOM], after[STATUS_ROOM];
 	int n;
 
-	snprintf(path, sizeof(path), "/proc/%d/status", s->pid);
 	do {
-		before = file_text(path);
+		status_read(s, before);
 		n = server_descriptors(s);
-		after = file_text(path);
-		alive = before && after && !strstr(after, "\nState:\tZ");
-		/* There stands how often it went to sleep, too. */
-		slept = alive && strstr(after, "\nState:\tS") && !strcmp(before, after);
-		free(before);
-		free(after);
-	} while (alive && !slept && deadline_ahead(deadline));
-	return slept ? n : -1;
+		status_read(s, after);
+		if (strstr(after, "\nState:\tS") && !strcmp(before, after))
+			return n;
+	} while (after[0] && !strstr(after, "\nState:\tZ") && deadline_ahead(deadline));
+	return -1;
 }
 
 bool server_descriptors_wait(const struct server *s, int descriptors, int seconds)
