@@ -45,6 +45,7 @@
 #include "server/restart.h"
 #include "server/server.h"
 #include "server/standby.h"
+#include "server/status.h"
 #include "server/store.h"
 #include "server/supervisor.h"
 #include "server/takeover.h"
@@ -179,7 +180,7 @@ static void signals_take(struct server *s)
 		switch (info.ssi_signo) {
 		case SIGUSR1:
 			socket_check(&s->clients);
-			peers_list(&s->mesh);
+			status_log(&s->status);
 			store_report(&s->store);
 			break;
 		case SIGHUP:
@@ -220,12 +221,13 @@ static bool server_succeed(struct server *s)
 
 	s->restart.trial = s->listener.looker = 0;
 	s->ledger->timers[TIMER_TRIAL] = 0;
+	status_begin(&s->status);
 	flush_inherit(&s->store);
 	peers_restore(&s->mesh);
 	clients_find(&s->clients, &waiting);
 	descriptors_sweep(&s->restart, &waiting);
-	s->reserve.null = spare_open();
-	s->reserve.spare = spare_open();
+	s->reserve = (struct reserve){-1, -1};
+	reserve_fill(&s->reserve);
 	if (standby_despairs(&s->standby))
 		return false;
 	signals_open(s); /* the descriptor is there, whatever comes of that */
@@ -264,6 +266,8 @@ static int64_t timers_wait(const struct server *s)
 	for (enum timer timer = 0; timer < TIMERS; timer++)
 		if (timers[timer] && timers[timer] < next)
 			next = timers[timer];
+	if (s->status.text >= 0 && s->status.until_ms < next)
+		next = s->status.until_ms;
 	if (log_waits() && now_ms() + LOG_RETRY_MS < next)
 		next = now_ms() + LOG_RETRY_MS;
 	if (next == INT64_MAX)
@@ -325,6 +329,7 @@ static void serve(struct server *s)
 		flush_start(&s->store);
 		supervisor_update(&s->supervisor, !s->restart.trial && !s->stop_at);
 		supervisor_ping(&s->supervisor);
+		status_settle(&s->status);
 		if (server_stopped(s))
 			return;
 		if (log_waits())
@@ -650,6 +655,7 @@ int main(int argc, char **argv)
 	log_begin(in_background, log, !strcmp(purpose, "resume") ? lost : 0);
 	server_connect(&s);
 	s.parent = s.supervisor.sock = -1;
+	status_begin(&s.status);
 	s.restart.argv = argv;
 	s.restart.program = program_path();
 	if (!s.restart.program) {

@@ -6,7 +6,8 @@
  * table of the mesh (mesh): for each ID the eventfds that ring that peer's doorbells, its own among
  * them, on which it waits. A command is then done with that table: list, ring, wait and watch,
  * which are here; a dialog in the words of QEMU's ivshmem-client (dialog), which is all that there
- * is by the name of that program; or run, which makes another program a peer (run). In a virtual
+ * is by the name of that program; or run, which makes another program a peer (run). Only status
+ * asks the server and is no peer (status). In a virtual
  * machine all is the same, but the table has only the client itself, and the ivshmem device is in
  * place of the stream (device; vfio has its interrupts). What comes in as text, for these two, is
  * read by lines; report says what is wrong, and clock waits.
@@ -19,6 +20,7 @@
 #include "client/mesh.h"
 #include "client/report.h"
 #include "client/run.h"
+#include "client/status.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -42,14 +44,21 @@
 #define PATH_LENGTH    (sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1)
 #define SECONDS_MAX    (INT_MAX / 1000)
 #define POLL_MAX       1000 /* ms */
+#define WATCH_MS       2000 /* between two looks of status --watch */
+#define WATCH_MIN_MS   100
 
 static const char help_text[] =
 	"Usage: ivshmem_client [OPTION]... [SOCKET] [COMMAND]\n"
 	"Connect to an ivshmem server as a node does. Other nodes see the client join, and leave\n"
-	"at the end. In a virtual machine, -D uses the ivshmem device of the machine instead.\n"
+	"at the end; status only asks the server, and no node sees that. In a virtual machine, -D\n"
+	"uses the ivshmem device of the machine instead.\n"
 	"\n"
-	"  list                   show the client's ID, the size of the memory in bytes, the\n"
-	"                         client's vectors, and each other node with its vectors\n"
+	"  status [--json] [--watch [SECONDS]]\n"
+	"                         show what is served, and a table of all nodes, without joining:\n"
+	"                         as JSON; again every SECONDS (default 2)\n"
+	"  list                   show the client's ID, the size of the memory (in bytes, unless on\n"
+	"                         a terminal), the client's vectors, and each other node with its\n"
+	"                         vectors\n"
 	"  ring ID VECTOR         ring a doorbell of that node\n"
 	"  ring ID all, ring all  ring all doorbells of that node, or of all other nodes\n"
 	"  wait VECTOR [SECONDS]  show the client's ID, wait until that doorbell of the client is\n"
@@ -92,18 +101,36 @@ static const char qemu_help_text[] =
 struct request {
 	int id, vector;   /* either may be ALL */
 	int64_t patience; /* SECONDS, in milliseconds */
+	struct look look;
 	char **program;
 	struct rlimit descriptors; /* how many we might have had open, for the program */
 };
 
 /*
- * The commands list, ring, wait and watch
+ * The commands status, list, ring, wait and watch
  */
+
+static int status_show(struct mesh *m, const struct request *r)
+{
+	struct look look = r->look;
+
+	if (m->device)
+		quit(1, "a virtual machine cannot ask the server: ask for its status on the host");
+	look.path = m->path;
+	look.verbose = m->verbose;
+	return status(&look);
+}
 
 static int list(struct mesh *m, const struct request *r)
 {
+	char size[SIZE_TEXT];
+
 	(void)r;
-	printf("id %d\nmemory %jd\nvectors %d\n", m->id, (intmax_t)m->size, mesh_own(m)->vectors);
+	if (isatty(STDOUT_FILENO))
+		size_text((uint64_t)m->size, size);
+	else
+		snprintf(size, sizeof(size), "%jd", (intmax_t)m->size);
+	printf("id %d\nmemory %s\nvectors %d\n", m->id, size, mesh_own(m)->vectors);
 	for (int id = -1; (id = peer_next(m, id)) >= 0;)
 		printf("peer %d %d\n", id, m->peers[id].vectors);
 	if (m->device)
@@ -204,20 +231,6 @@ static void arguments_end(char **args, const char *why)
 		quit(2, "unexpected argument '%s': %s, and options come first", args[0], why);
 }
 
-static void list_parse(char **args, struct request *r)
-{
-	(void)r;
-	arguments_end(args, "'list' takes none");
-}
-
-static void ring_parse(char **args, struct request *r)
-{
-	char why[WHY_SIZE];
-
-	if (!ring_read(args, &r->id, &r->vector, why))
-		quit(2, "ring: %s", why);
-}
-
 /* Reads seconds, whole or with a fraction. Returns milliseconds. */
 static int64_t seconds_read(const char *text)
 {
@@ -228,6 +241,37 @@ static int64_t seconds_read(const char *text)
 		quit(2, "SECONDS '%.40s': give a number from 0 to %d, such as 5 or 0.5", text,
 		     SECONDS_MAX);
 	return (int64_t)(seconds * 1000 + 0.5);
+}
+
+static void list_parse(char **args, struct request *r)
+{
+	(void)r;
+	arguments_end(args, "'list' takes none");
+}
+
+static void status_parse(char **args, struct request *r)
+{
+	for (; args[0]; args++) {
+		if (!strcmp(args[0], "--json")) {
+			r->look.json = true;
+		} else if (!strcmp(args[0], "--watch")) {
+			r->look.every_ms = WATCH_MS;
+			if (args[1] && args[1][0] != '-')
+				r->look.every_ms = seconds_read(*++args);
+			if (r->look.every_ms < WATCH_MIN_MS)
+				quit(2, "--watch '%.40s': give 0.1 seconds or more", args[0]);
+		} else {
+			arguments_end(args, "'status' takes --json and --watch [SECONDS]");
+		}
+	}
+}
+
+static void ring_parse(char **args, struct request *r)
+{
+	char why[WHY_SIZE];
+
+	if (!ring_read(args, &r->id, &r->vector, why))
+		quit(2, "ring: %s", why);
 }
 
 /* What may stand last in a command. */
@@ -258,11 +302,15 @@ static const struct command {
 	const char *name;
 	void (*parse)(char **args, struct request *r);
 	int (*run)(struct mesh *m, const struct request *r); /* returns the status to end with */
+	bool joins;                                          /* the mesh, before */
 	bool listens;                                        /* wants to be rung */
 } commands[] = {
-	{"list", list_parse, list, false},     {"ring", ring_parse, ring, false},
-	{"wait", wait_parse, wait_for, true},  {"watch", seconds_parse, watch, false},
-	{"run", run_parse, run_program, true},
+	{"status", status_parse, status_show, false, false},
+	{"list", list_parse, list, true, false},
+	{"ring", ring_parse, ring, true, false},
+	{"wait", wait_parse, wait_for, true, true},
+	{"watch", seconds_parse, watch, true, false},
+	{"run", run_parse, run_program, true, true},
 };
 
 static const struct command *command_find(const char *name)
@@ -275,7 +323,8 @@ static const struct command *command_find(const char *name)
 
 __attribute__((noreturn)) static void command_unknown(const char *name, const char *more)
 {
-	quit(2, "unknown command '%.40s'%s: give list, ring, wait, watch or run", name, more);
+	quit(2, "unknown command '%.40s'%s: give status, list, ring, wait, watch or run", name,
+	     more);
 }
 
 /* Whether a word is meant as the path of a socket: it has a slash, or there is one of that name. */
@@ -445,6 +494,8 @@ int main(int argc, char **argv)
 
 	command = arguments_parse(&mesh, argc, argv, &request);
 	request.descriptors = descriptors_prepare();
+	if (command && !command->joins)
+		return command->run(&mesh, &request);
 	if (!command)
 		status = dialog(&mesh);
 	else if (mesh_join(&mesh, request.patience))

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "client/mesh.h"
 #include "client/clock.h"
+#include "client/connect.h"
 #include "client/device.h"
 #include "send_scm.h"
 
@@ -178,45 +179,6 @@ static void mesh_disconnect(struct mesh *m)
 	if (m->sock >= 0)
 		close(m->sock);
 	m->sock = -1;
-}
-
-/* What somebody may do about it that the socket cannot be connected to. */
-static const char *connect_remedy(int error)
-{
-	switch (error) {
-	case ENOENT:
-	case ECONNREFUSED:
-		return device_exists()
-			       ? ": ivshmem_client -D takes the ivshmem device of this machine"
-			       : ": start the server first, or give its socket with -S";
-	case EACCES:
-		return ": your user must be in the group of the socket, and must be able to enter its folder";
-	case EAGAIN: return ": the server accepts nobody; it is stopped, or hangs";
-	default: return "";
-	}
-}
-
-/* Connects, and reads nothing yet. Returns false with m->error. */
-static bool mesh_connect(struct mesh *m, int64_t patience)
-{
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	struct timeval limit = {.tv_sec = patience / 1000, .tv_usec = patience % 1000 * 1000};
-	int flags, connected;
-
-	strcpy(address.sun_path, m->path);
-	m->sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (m->sock < 0)
-		return wrong(m->error, "cannot create a socket: %s", strerror(errno));
-	/* Where as many wait to be accepted as may, the kernel lets the next one wait to wait. */
-	setsockopt(m->sock, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-	do
-		connected = connect(m->sock, (struct sockaddr *)&address, sizeof(address));
-	while (connected < 0 && errno == EINTR);
-	flags = fcntl(m->sock, F_GETFL);
-	if (connected == 0 && flags >= 0 && fcntl(m->sock, F_SETFL, flags | O_NONBLOCK) == 0)
-		return true;
-	return wrong(m->error, "cannot connect to %s: %s%s", m->path, strerror(errno),
-		     connect_remedy(errno));
 }
 
 /* Takes the descriptor of the memory. Returns false with m->error, and has not taken it. */
@@ -482,7 +444,8 @@ bool mesh_join(struct mesh *m, int64_t patience)
 	m->most = 0;
 	m->group = -1;
 	m->gone = true;
-	if (mesh_connect(m, patience)) {
+	m->sock = server_connect(m->path, NULL, patience, m->error);
+	if (m->sock >= 0) {
 		m->gone = false;
 		if (greeting_read(m, patience))
 			return true;

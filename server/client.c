@@ -7,6 +7,7 @@
 #include "server/listener.h"
 #include "server/log.h"
 #include "server/mesh.h"
+#include "server/status.h"
 #include "server/store.h"
 #include "server/supervisor.h"
 
@@ -24,15 +25,25 @@
 
 #define ACCEPT_RETRY_MS 250 /* and an accept, each of which is logged */
 
-/* The next client that waits at a socket, or -1 with errno. Our own look is none (socket_is_ours).
+/*
+ * The next client that waits at a socket, or -1 with errno; *asks: it is one who asks for the
+ * status only. Our own look is none (socket_is_ours).
  */
-static int client_accept(int listener)
+static int client_accept(int listener, bool *asks)
 {
+	struct sockaddr_un from;
+	socklen_t length;
 	int sock;
 
-	while ((sock = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0 &&
-	       client_process(sock).pid == getpid())
+	for (;;) {
+		length = sizeof(from);
+		sock = accept4(listener, (struct sockaddr *)&from, &length,
+			       SOCK_NONBLOCK | SOCK_CLOEXEC);
+		if (sock < 0 || client_process(sock).pid != getpid())
+			break;
 		close(sock);
+	}
+	*asks = sock >= 0 && status_asked(&from, length);
 	return sock;
 }
 
@@ -49,11 +60,13 @@ void client_dismiss(const struct clients *c, int sock)
 	close(sock);
 }
 
-void client_welcome(struct clients *c, int sock)
+/* Makes a peer of a client, or turns it away. */
+static void client_enter(struct clients *c, int sock)
 {
 	const char *ended = client_ended(sock);
 	int id;
 
+	status_drop(c->status);
 	if (ended) {
 		say("a client left before its handshake: %s", ended);
 		close(sock);
@@ -88,26 +101,55 @@ void client_welcome(struct clients *c, int sock)
 	peer_join(c->mesh, sock, id, false);
 }
 
+void client_welcome(struct clients *c, int sock)
+{
+	struct sockaddr_un from;
+	socklen_t length = sizeof(from);
+
+	if (getpeername(sock, (struct sockaddr *)&from, &length) == 0 &&
+	    status_asked(&from, length))
+		status_answer(c->status, sock);
+	else
+		client_enter(c, sock);
+}
+
+/*
+ * Serves who has been accepted; refusal: the errno that said that there is no descriptor for a
+ * node, or 0. Returns whether he is one, or was refused.
+ */
+static bool client_serve(struct clients *c, int sock, bool asks, int refusal)
+{
+	if (asks)
+		status_answer(c->status, sock);
+	else if (refusal)
+		client_refuse(c, sock, "%s", strerror(refusal));
+	else
+		client_enter(c, sock);
+	return !asks;
+}
+
 bool clients_accept(struct clients *c, bool all)
 {
-	if (c->reserve->null < 0)
-		c->reserve->null = spare_open();
-	if (c->reserve->spare < 0)
-		c->reserve->spare = spare_open();
+	bool came = false;
+
+	reserve_fill(c->reserve);
 	for (int i = 0; i < ACCEPTS_PER_ROUND || all; i++) {
-		int sock = client_accept(c->ledger->listener), error = errno;
+		bool asks;
+		int sock = client_accept(c->ledger->listener, &asks), error = errno, refusal = 0;
 		bool full = sock < 0 && (error == EMFILE || error == ENFILE);
 
+		if (full && status_drop(c->status))
+			continue;
 		if (full) {
 			spare_close(c->reserve);
-			sock = client_accept(c->ledger->listener);
-			if (sock >= 0)
-				client_refuse(c, sock, "%s", strerror(error));
+			refusal = error;
+			sock = client_accept(c->ledger->listener, &asks);
 			error = errno;
-			c->reserve->spare = spare_open();
-		} else if (sock >= 0) {
-			client_welcome(c, sock);
 		}
+		if (sock >= 0 && client_serve(c, sock, asks, refusal))
+			came = true;
+		if (full)
+			reserve_fill(c->reserve);
 		if (sock >= 0 || error == ECONNABORTED || error == EINTR)
 			continue;
 		if (error == EAGAIN || error == EINVAL /* shut down, and empty */ || c->ending)
@@ -118,7 +160,7 @@ bool clients_accept(struct clients *c, bool all)
 		timer_start(c->ledger, TIMER_ACCEPT, ACCEPT_RETRY_MS);
 		return false;
 	}
-	return true;
+	return came;
 }
 
 void clients_find(const struct clients *c, fd_set *found)
@@ -144,10 +186,14 @@ void clients_find(const struct clients *c, fd_set *found)
 
 void clients_turn_away(const struct clients *c, int listener, const char *why)
 {
+	bool asks;
 	int sock;
 
-	while ((sock = client_accept(listener)) >= 0)
-		client_refuse(c, sock, "%s", why);
+	while ((sock = client_accept(listener, &asks)) >= 0)
+		if (asks)
+			close(sock);
+		else
+			client_refuse(c, sock, "%s", why);
 }
 
 void socket_changed(struct clients *c)

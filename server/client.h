@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * client: who connects: accepted, welcomed as a peer, or turned away
+ * client: who connects: accepted, welcomed as a peer, turned away, or told the status
  *
  * Also makes the socket again when somebody has removed it, since clients that wait on the old
  * socket are served first.
@@ -14,6 +14,7 @@
 #include "server/log.h"
 #include "server/mesh.h"
 #include "server/options.h"
+#include "server/status.h"
 #include "server/store.h"
 
 #include <stdbool.h>
@@ -27,6 +28,7 @@ struct clients {
 	struct store *store;
 	struct listener *listener;
 	struct mesh *mesh;
+	struct status *status;
 	bool ending; /* the server ends: its socket is not made again */
 };
 
@@ -41,14 +43,15 @@ struct clients {
 /* The second half of that. */
 void client_dismiss(const struct clients *c, int sock);
 
-/* Makes a peer of a client that has been accepted, or turns it away. The socket is the room's from
- * then on. */
+/* Makes a peer of a client that has been accepted, or turns it away; or answers, if it only asks
+ * for the status. The socket is the room's from then on. */
 void client_welcome(struct clients *c, int sock);
 
 /*
  * Welcomes those who wait, some or all. Where no descriptor is left, the spare one is given up for
  * a moment to refuse a client; if the kernel has no room even so, accepting pauses. Returns whether
- * others may be waiting still.
+ * nodes have come, and others may be waiting still; who only asks for the status keeps nobody
+ * waiting.
  */
 bool clients_accept(struct clients *c, bool all);
 

@@ -47,6 +47,25 @@ void spare_close(struct reserve *r)
 	r->spare = -1;
 }
 
+void reserve_fill(struct reserve *r)
+{
+	if (r->null < 0)
+		r->null = spare_open();
+	if (r->spare < 0)
+		r->spare = spare_open();
+}
+
+bool reserve_give(struct reserve *r)
+{
+	int *given = r->spare >= 0 ? &r->spare : &r->null;
+
+	if (*given < 0)
+		return false;
+	close(*given);
+	*given = -1;
+	return true;
+}
+
 void descriptor_limit_raise(void)
 {
 	struct rlimit limit, most;

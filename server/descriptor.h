@@ -38,6 +38,13 @@ int descriptor_lower(int fd);
 /* Gives up the spare descriptor for a moment; spare_open gets it back. */
 void spare_close(struct reserve *r);
 
+/* Opens what of the reserve is missing, as far as that goes. */
+void reserve_fill(struct reserve *r);
+
+/* Gives up one of the reserve until it is filled, the spare one first. Returns false where none is
+ * left. */
+bool reserve_give(struct reserve *r);
+
 /*
  * Raises the number of descriptors that we may have open, and in flight: as far as the kernel
  * allows if we are privileged, else to the hard limit. Without luck the limit stays as it is.

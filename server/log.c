@@ -278,9 +278,7 @@ void log_forget(void)
 	logging.bytes = logging.dropped = 0;
 }
 
-/* The bytes at text that are one character, ASCII or UTF-8; 0: that is none, or one that controls
- * a terminal. */
-static size_t character_length(const char *text)
+size_t character_length(const char *text)
 {
 	const unsigned char *c = (const unsigned char *)text;
 	size_t length = c[0] < 0xe0 ? 2 : c[0] < 0xf0 ? 3 : 4;

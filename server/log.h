@@ -104,6 +104,9 @@ struct text {
 
 /* Replaces by '?' what is no character, or controls a terminal. */
 void text_tidy(char *text);
+/* The bytes at text that are one character, ASCII or UTF-8; 0: that is none, or one that controls a
+ * terminal. */
+size_t character_length(const char *text);
 
 /* A size in bytes, as -m takes it: in the largest unit of which it is a multiple. */
 struct text size_text(uint64_t bytes);

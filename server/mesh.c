@@ -181,6 +181,7 @@ static void peer_enter(struct mesh *m, int sock)
 
 	memmove(&m->order[at + 1], &m->order[at], (m->count++ - at) * sizeof(m->order[0]));
 	m->order[at] = (uint16_t)sock;
+	m->who[sock].name[0] = '\0';
 	FD_SET(sock, &m->present);
 	FD_CLR(sock, &m->idle);
 	if (!peer_greeted(m, peer_at(m->ledger, sock)))
@@ -188,14 +189,28 @@ static void peer_enter(struct mesh *m, int sock)
 	m->due = m->present;
 }
 
-/* Who a peer is: "process 123 (qemu-system-x86), uid 64055", as far as it is known. */
-static struct text peer_text(int sock)
+struct who who_is(int sock)
 {
-	struct ucred who = client_process(sock);
-	struct text out, name = process_name((int)who.pid);
+	struct who who = {.process = client_process(sock)};
 
-	snprintf(out.text, sizeof(out.text), "process %d (%.31s), uid %u", (int)who.pid,
-		 *name.text ? name.text : "?", (unsigned int)who.uid);
+	snprintf(who.name, sizeof(who.name), "%.31s", process_name((int)who.process.pid).text);
+	return who;
+}
+
+/* The same of a peer: to ask costs more than the rest of its row, and once is enough. */
+static const struct who *peer_who(struct mesh *m, int sock)
+{
+	if (!m->who[sock].name[0])
+		m->who[sock] = who_is(sock);
+	return &m->who[sock];
+}
+
+struct text who_text(const struct who *w)
+{
+	struct text out;
+
+	snprintf(out.text, sizeof(out.text), "process %d (%s), uid %u", (int)w->process.pid,
+		 w->name[0] ? w->name : "?", (unsigned int)w->process.uid);
 	return out;
 }
 
@@ -222,7 +237,7 @@ void peer_join(struct mesh *m, int sock, int id, bool stored)
 	p->serial = serial;
 	ledger_order();
 	peer_enter(m, sock);
-	say("ID %d joined: %s", id, peer_text(sock).text);
+	say("ID %d joined: %s", id, who_text(peer_who(m, sock)).text);
 }
 
 /* Gives a peer's place free, and closes all that was its own. */
@@ -552,24 +567,16 @@ void peers_wake(struct mesh *m, const fd_set *writable)
 	}
 }
 
-void peers_list(const struct mesh *m)
+struct row peer_row(struct mesh *m, int sock)
 {
-	size_t waiting = 0;
+	const struct peer *p = peer_at(m->ledger, sock);
 
-	for (size_t i = 0; i < m->count; i++) {
-		const struct peer *p = peer_at(m->ledger, m->order[i]);
-		size_t owed = peer_owed(m, p);
-
-		say("ID %d: %s, connected for %" PRId64 " s, %zu message%s waiting%s", p->id,
-		    peer_text(m->order[i]).text, (now_ms() - p->joined_ms) / 1000, owed, S(owed),
-		    !supervised(m->supervisor) ? ""
-		    : !p->stored               ? ", not stored yet"
-		    : p->stored & PARCEL_ANEW  ? ", not stored anew yet"
-					       : "");
-		waiting += owed;
-	}
-	say("%zu node%s connected, %" PRIu64 " joined so far, %zu message%s waiting", m->count,
-	    S(m->count), m->ledger->joins, waiting, S(waiting));
+	return (struct row){.who = peer_who(m, sock),
+			    .id = p->id,
+			    .age = (now_ms() - p->joined_ms) / 1000,
+			    .waiting = peer_owed(m, p),
+			    .greeted = peer_greeted(m, p),
+			    .stored = p->stored};
 }
 
 int peer_find(const struct ledger *l, uint64_t serial)

@@ -10,6 +10,7 @@
 #define SERVER_MESH_H
 
 #include "server/ledger.h"
+#include "server/log.h"
 #include "server/options.h"
 #include "server/supervisor.h"
 
@@ -17,6 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/select.h>
+#include <sys/socket.h>
 
 #define SEND_RETRY_MS 20 /* until a send is tried again that the kernel had no room for */
 #define NEWS_WAIT_MS  50 /* how long greetings keep news waiting, at most */
@@ -29,6 +31,13 @@
 /* How much goes out of greetings, and of news, before the loop looks again: messages, and one for
  * each call. */
 #define ROUND_SHARE 512
+
+/* Who a peer is, as far as it is known: by its name when it connected, or when the process that
+ * serves it first asked. */
+struct who {
+	struct ucred process;
+	char name[32]; /* "": not known (yet) */
+};
 
 struct mesh {
 	const struct options *opt;
@@ -45,6 +54,17 @@ struct mesh {
 	fd_set starved;             /* those for which the kernel lacked something: a timer */
 	int64_t busy_ms;            /* when a greeting went on, or a client came */
 	int64_t news_ms;            /* since when greetings keep news waiting; 0: there are none */
+	struct who who[FD_SETSIZE]; /* by socket */
+};
+
+/* What is to be told of a peer, in a table of all. */
+struct row {
+	const struct who *who;
+	int id;
+	int64_t age;    /* since it joined, in seconds */
+	size_t waiting; /* messages: peer_owed */
+	bool greeted;   /* it has been sent its greeting */
+	uint8_t stored; /* as in struct peer; of interest where there is a supervisor */
 };
 
 /*
@@ -113,8 +133,14 @@ void peers_read(struct mesh *m);
 /* Notices who can be sent more. */
 void peers_wake(struct mesh *m, const fd_set *writable);
 
-/* Logs who is connected. */
-void peers_list(const struct mesh *m);
+/* Who is at the other end of a socket. */
+struct who who_is(int sock);
+
+/* "process 123 (qemu-system-x86), uid 64055" */
+struct text who_text(const struct who *w);
+
+/* The row of the peer with this socket. */
+struct row peer_row(struct mesh *m, int sock);
 
 /* Where the peer with this serial number stands; -1: nowhere. */
 int peer_find(const struct ledger *l, uint64_t serial);

@@ -17,6 +17,7 @@
 #include "server/options.h"
 #include "server/restart.h"
 #include "server/standby.h"
+#include "server/status.h"
 #include "server/store.h"
 #include "server/supervisor.h"
 
@@ -29,6 +30,7 @@ struct server {
 	struct listener listener;
 	struct supervisor supervisor;
 	struct mesh mesh;
+	struct status status;
 	struct clients clients;
 	struct standby standby;
 	struct restart restart;

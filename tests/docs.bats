@@ -162,7 +162,7 @@ qemu_documents_agree() { # NAME NUMBER-OF-OPTIONS
 @test "the client's commands and words stand in its help and its manual page" {
 	select_program ivshmem_client
 	commands=$(sed -nE '/ commands\[\] = \{/,/^\};/s/"/\n/gp' "$CODE" | grep -xE '[a-z]+')
-	[ "$(wc -l <<<"$commands")" -eq 5 ]
+	[ "$(wc -l <<<"$commands")" -eq 6 ]
 	for command in $commands; do
 		"$PROGRAM" --help | grep -q "^  $command "
 		grep -q "^\.It Cm $command\b" "$PAGE"

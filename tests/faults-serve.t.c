@@ -3,13 +3,13 @@
  * Every system call that a server makes fails once while it serves, restarts in place, takes over
  * from one that was killed, and ends.
  *
- * Serving: a client comes, rings and is rung, and goes, beside three that stay. The server lives,
- * the three see everything exactly once, their doorbells work, no descriptor is lost, the
- * supervisor has what it needs to pass on, and the log says what failed, except where the rules say
- * why not. Restarting: it happens, or the server goes on without, and no client notices either.
- * Taking over: nobody notices; or the start is refused, with status 1 and the reason in the log,
- * and the next one finds all as it was; or the log names the one client that is let go. Ending: it
- * ends, and leaves nothing behind.
+ * Serving: a client comes, rings and is rung, and goes, beside three that stay; somebody asks for
+ * the status. The server lives, the three see everything exactly once, their doorbells work, no
+ * descriptor is lost, the supervisor has what it needs to pass on, and the log says what failed,
+ * except where the rules say why not. Restarting: it happens, or the server goes on without, and no
+ * client notices either. Taking over: nobody notices; or the start is refused, with status 1 and
+ * the reason in the log, and the next one finds all as it was; or the log names the one client that
+ * is let go. Ending: it ends, and leaves nothing behind.
  *
  * strace is attached for each fault anew, so that calls are counted from there. FULL=1 lets every
  * call fail with every errno that the table in lib/faults.c gives it; without, some of them do.
@@ -19,6 +19,7 @@
 #include "tests/lib/deadline.h"
 #include "tests/lib/faults.h"
 #include "tests/lib/form.h"
+#include "tests/lib/look.h"
 #include "tests/lib/server.h"
 #include "tests/lib/supervisor.h"
 
@@ -49,6 +50,13 @@
 
 /* What must come of a fault. */
 static const struct rule rules[] = {
+	/* Who asks for the status, and says himself where there is no answer. */
+	{.phase = "serving",
+	 .calls = "memfd_create fcntl write sendmmsg close",
+	 .text = "ivshmem-status",
+	 .outcome = JOINS,
+	 .quiet = true,
+	 .why = "who asks for the status gets none, and says so"},
 	{.phase = "serving",
 	 .calls = "accept4",
 	 .errors = "EMFILE ENFILE",
@@ -790,6 +798,28 @@ static bool resident_dropped(struct world *w, size_t place)
 	return true;
 }
 
+/*
+ * Somebody asks for the status: he is told who is there; or nothing, and then he asks again. No
+ * node has come by that.
+ */
+static void status_check(const struct world *w)
+{
+	char *text = NULL;
+
+	for (int i = 0; i < 3 && !text; i++) {
+		text = look(w->server.socket);
+		if (!text && errno != 0) {
+			test_fail("who asks for the status: %s", strerror(errno));
+			return;
+		}
+	}
+	if (!text)
+		test_fail("the status is never told");
+	else if (look_nodes(text) != clients_alive(w))
+		test_fail("%zu nodes are there, and the status is %s", clients_alive(w), text);
+	free(text);
+}
+
 /* Who has connected rings everybody and is rung, and goes. */
 static enum outcome newcomer_meets(struct world *w)
 {
@@ -802,6 +832,7 @@ static enum outcome newcomer_meets(struct world *w)
 	clients_settle(w);
 	bells_check(w);
 	store_check(w);
+	status_check(w);
 	outcome = newcomer->phase == CLIENT_REFUSED ? TURNS_AWAY : JOINS;
 	client_free(newcomer);
 	w->present = RESIDENTS;

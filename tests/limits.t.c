@@ -5,6 +5,7 @@
  * notices.
  */
 #define _GNU_SOURCE
+#include "tests/lib/look.h"
 #include "tests/lib/testing.h"
 
 #include "send_scm.h"
@@ -69,6 +70,23 @@ static void hundred_one_by_one_miss_nothing(void **state)
 	assert_stop(&s);
 }
 
+/* Who asks for the status is told all of it. */
+static void assert_told(const struct server *s, const struct client *clients, size_t n)
+{
+	int64_t start = clock_ms();
+	char *text = look(s->socket), row[32];
+
+	assert_non_null(text);
+	printf("# the status of %zu nodes is %zu bytes, and takes %d ms\n", n, strlen(text),
+	       (int)(clock_ms() - start));
+	assert_int_equal(look_nodes(text), n);
+	for (size_t i = 0; i < n; i++) {
+		snprintf(row, sizeof(row), "{\"id\":%d,", clients[i].id);
+		assert_non_null(strstr(text, row));
+	}
+	free(text);
+}
+
 static void surplus_of_select_is_refused(void **state)
 {
 	struct server s = {0};
@@ -84,10 +102,12 @@ static void surplus_of_select_is_refused(void **state)
 	assert_in_range(served, 1000, 1023);
 	assert_mesh(clients, served);
 	assert_true(server_logged(&s, "no more nodes fit"));
+	assert_told(&s, clients, served);
 
-	/* Where some leave there is room again, for exactly so many. */
+	/* Where some leave there is room again, for exactly so many, whoever asks. */
 	clients_free(&clients[served - 10], 10);
 	assert_mesh(clients, served - 10);
+	assert_told(&s, clients, served - 10);
 	assert_connect(&s, &clients[served - 10], 20, .vectors = 1);
 	assert_drive(&clients[served - 10], 20, client_answered, NULL);
 	assert_int_equal(refused_free(&clients[served - 10], 20), 10);

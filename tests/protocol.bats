@@ -7,14 +7,14 @@ load lib/client
 load lib/manual
 
 # Cuts a program out of the page: from a line that begins with its name to what is indented less.
-example() { # NAME
+example() { # NAME [LINES THAT IT HAS AT LEAST]
 	need_tool mandoc
 	manual_text "$SOURCE_DIR/client/ivshmem_protocol.7" |
 		awk -v name="$1" '
 			/[^ ]/ && on && match($0, /[^ ]/) <= indent { exit }
 			/[^ ]/ && !on && index($0, name) { on = 1; indent = match($0, /[^ ]/) - 1 }
 			on { print substr($0, indent + 1) }' >"$1"
-	[ "$(wc -l <"$1")" -ge 40 ] || no "$1 is:" "$(cat "$1")"
+	[ "$(wc -l <"$1")" -ge "${2:-40}" ] || no "$1 is:" "$(cat "$1")"
 }
 
 # Runs a peer in the background; what it says is in $WORK/NAME.
@@ -109,4 +109,19 @@ setup_peers() {
 		try timeout 10 prlimit --nofile=20:20 $peer "$SOCK"
 		is "status of $peer" "$STATUS" 1
 	done
+}
+
+@test "the one in Python that only asks sees who is there, and is not seen" {
+	need_tool python3
+	example status.py 15
+	start -f memory -m 2M
+	client first "$SOCK" watch
+	is 'what it says' "$(python3 status.py "$SOCK")" "$DIR/memory 2097152"$'\n'"0 $CLIENT_PID ivshmem_client"
+	is 'what is logged' "$(grep -c 'joined' "$LOG")" 1
+	stop
+	# A server that cannot tell greets him.
+	plays 0 3 -1m 3e
+	try python3 status.py "$SOCK"
+	is status "$STATUS" 1
+	has "$WORK/err" 'this server cannot tell'
 }

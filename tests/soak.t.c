@@ -9,6 +9,7 @@
 #include "tests/lib/client.h"
 #include "tests/lib/deadline.h"
 #include "tests/lib/form.h"
+#include "tests/lib/look.h"
 #include "tests/lib/server.h"
 
 #include <setjmp.h>
@@ -193,6 +194,17 @@ static void assert_refused(struct soak *s)
 	client_free(&c);
 }
 
+/* Who only asks needs no ID: so many are there, and so many have joined. */
+static void assert_told(const struct soak *s, size_t nodes, size_t joined)
+{
+	char *text = look(s->server.socket);
+
+	assert_non_null(text);
+	assert_int_equal(look_nodes(text), nodes);
+	assert_int_equal(look_number(text, "joined"), joined);
+	free(text);
+}
+
 /* A client is served, and has this ID. */
 static void assert_served(struct soak *s, int id)
 {
@@ -251,6 +263,7 @@ static void test_ids(void **state)
 	       "ms\n",
 	       cpu_first, cpu_last);
 	assert_refused(&s);
+	assert_told(&s, 2, CLIENT_IDS);
 	assert_refused(&s);
 	assert_true(server_log_wait(
 		&s.server, "a client is refused: no ID is left until ID 0 leaves", PATIENCE));
