@@ -72,8 +72,8 @@ package() { # FOLDER PACKAGE
 	grep -q '^ExecStart=/usr/sbin/tm_ivshmem_server ' \
 		"$WORK/all/usr/lib/systemd/system/tm_ivshmem_server@.service"
 	cd "$WORK/tm-ivshmem-server-qemu"
-	is "QEMU's names" "$(find . -type l -path './usr/bin/*' -printf '%p %l\n' | grep server)" \
-		'./usr/bin/ivshmem-server ../sbin/tm_ivshmem_server'
+	is "QEMU's names" "$(find . -path './usr/bin/*' -printf '%f %l\n' | sort)" \
+		$'ivshmem-client ivshmem_client\nivshmem-server ../sbin/tm_ivshmem_server'
 	is "programs in the second" "$(find . -type f -perm /111 ! -path './DEBIAN/*')" ''
 }
 
