@@ -78,11 +78,8 @@ becomes() { # LINE LINE-AFTER...
 	is 'after list' "$(offered ivshmem_client list '')" ''
 	is 'after another' "$(offered ivshmem_client -v list l)" ''
 	[[ $'\n'$(offered ivshmem_client run ivshm) == *$'\n'ivshmem_client* ]]
-	# Options of a command, as --help shows them.
-	rm "$WORK/bin/ivshmem-client"
-	printf '#!/bin/sh\necho "  status [--json|--table] [--watch [SECONDS]]  show it"\n' >"$WORK/bin/ivshmem-client"
-	chmod 755 "$WORK/bin/ivshmem-client"
-	is 'its own options' "$(offered ivshmem-client status '')" $'--json\n--table\n--watch'
+	is 'after status' "$(offered ivshmem_client status '')" $'--json\n--watch'
+	is 'after status --' "$(offered ivshmem_client -S "$SOCK" status --json --w)" --watch
 }
 
 @test "values are completed as their kind wants: files, folders, sockets, groups, objects" {
