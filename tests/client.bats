@@ -386,8 +386,8 @@ ivshmem_client: message 3 with a descriptor'
 }
 
 @test "a mistake in the command line is said in one line, with status 2" {
-	declines 2 "unknown command 'lost': give list" -- "$SOCK" lost
-	declines 2 "unknown command 'lits', and no socket of that name is here: give list" -- lits
+	declines 2 "unknown command 'lost': give status, list" -- "$SOCK" lost
+	declines 2 "unknown command 'lits', and no socket of that name is here: give status, list" -- lits
 	declines 2 "unknown command 'd', and no socket of that name" -- d
 	declines 2 "unknown command 'lits': give list" -- -S "$SOCK" lits
 	declines 1 'cannot connect to ./lits: No such file' -- ./lits list
