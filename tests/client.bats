@@ -389,7 +389,7 @@ ivshmem_client: message 3 with a descriptor'
 	declines 2 "unknown command 'lost': give status, list" -- "$SOCK" lost
 	declines 2 "unknown command 'lits', and no socket of that name is here: give status, list" -- lits
 	declines 2 "unknown command 'd', and no socket of that name" -- d
-	declines 2 "unknown command 'lits': give list" -- -S "$SOCK" lits
+	declines 2 "unknown command 'lits': give status, list" -- -S "$SOCK" lits
 	declines 1 'cannot connect to ./lits: No such file' -- ./lits list
 	declines 2 "ring: give ID VECTOR" -- "$SOCK" ring
 	declines 2 "ring: give ID VECTOR" -- "$SOCK" ring 1
