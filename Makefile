@@ -12,9 +12,10 @@
 #   make bench       what a message costs; CASES='200x4:once ...', PEER='another server' (--help)
 #   make pictures    draw the pictures in doc/ again, which are committed
 #   make releases    try what README.md says first on bare systems of RELEASES='bookworm trixie forky'
-#   make install     install programs, manual pages, systemd units and doc/ below PREFIX (as root)
+#   make install     install programs, manual pages, systemd units, completion and doc/ below PREFIX
 #   make install-ivshmem-server  the same, and links by the names of QEMU's server and client
 #   make uninstall   remove these again
+#   make deb         packages for Debian, in build/: the server, and QEMU's names for it
 #   make dist        the source of this commit as tm_ivshmem_server-VERSION.tar.gz
 #   make clean       remove what was built
 #
@@ -29,9 +30,11 @@ SBINDIR ?= $(PREFIX)/sbin
 MANDIR ?= $(PREFIX)/share/man
 DOCDIR ?= $(PREFIX)/share/doc/tm_ivshmem_server
 UNITDIR ?= $(PREFIX)/lib/systemd/system
+COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
 INSTALLED = $(SBINDIR)/tm_ivshmem_server $(MANDIR)/man8/tm_ivshmem_server.8 \
 	$(UNITDIR)/tm_ivshmem_server@.service $(UNITDIR)/tm_ivshmem_server@.socket \
 	$(BINDIR)/ivshmem_client $(MANDIR)/man1/ivshmem_client.1 $(MANDIR)/man7/ivshmem_protocol.7 \
+	$(COMPLETIONDIR)/tm_ivshmem_server $(COMPLETIONDIR)/ivshmem_client \
 	$(addprefix $(DOCDIR)/,$(PAGES))
 PAGES = README.md $(wildcard doc/*.md doc/*.svg)
 
@@ -151,12 +154,16 @@ install: $(PROGRAMS)
 	sed 's,@SBINDIR@,$(SBINDIR),g' tm_ivshmem_server.service \
 		>$(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.service
 	chmod 644 $(DESTDIR)$(UNITDIR)/tm_ivshmem_server@.service
+	install -D -m 644 packaging/completion.bash $(DESTDIR)$(COMPLETIONDIR)/tm_ivshmem_server
+	ln -sf tm_ivshmem_server $(DESTDIR)$(COMPLETIONDIR)/ivshmem_client
 
 # In bin, where the packages of QEMU's programs have them, and so the PATH of those who type the names.
 QEMU_SERVER = $(DESTDIR)$(BINDIR)/ivshmem-server
 QEMU_CLIENT = $(DESTDIR)$(BINDIR)/ivshmem-client
 QEMU_SERVER_PAGE = $(DESTDIR)$(MANDIR)/man8/ivshmem-server.8
 QEMU_CLIENT_PAGE = $(DESTDIR)$(MANDIR)/man1/ivshmem-client.1
+QEMU_SERVER_COMPLETION = $(DESTDIR)$(COMPLETIONDIR)/ivshmem-server
+QEMU_CLIENT_COMPLETION = $(DESTDIR)$(COMPLETIONDIR)/ivshmem-client
 
 # Whether a path is a link to a program of ours; and that nothing else is there, or make fails.
 is_ours = readlink $(1) | grep -q '$(2)$$'
@@ -171,12 +178,19 @@ install-ivshmem-server: install
 	echo '.so man8/tm_ivshmem_server.8' >$(QEMU_SERVER_PAGE)
 	echo '.so man1/ivshmem_client.1' >$(QEMU_CLIENT_PAGE)
 	chmod 644 $(QEMU_SERVER_PAGE) $(QEMU_CLIENT_PAGE)
+	ln -sf tm_ivshmem_server $(QEMU_SERVER_COMPLETION)
+	ln -sf tm_ivshmem_server $(QEMU_CLIENT_COMPLETION)
 
 uninstall:
 	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
 	rmdir $(DESTDIR)$(DOCDIR)/doc $(DESTDIR)$(DOCDIR) 2>/dev/null || :
-	! { $(call is_ours,$(QEMU_SERVER),tm_ivshmem_server); } || rm -f $(QEMU_SERVER) $(QEMU_SERVER_PAGE)
-	! { $(call is_ours,$(QEMU_CLIENT),ivshmem_client); } || rm -f $(QEMU_CLIENT) $(QEMU_CLIENT_PAGE)
+	! { $(call is_ours,$(QEMU_SERVER),tm_ivshmem_server); } || \
+		rm -f $(QEMU_SERVER) $(QEMU_SERVER_PAGE) $(QEMU_SERVER_COMPLETION)
+	! { $(call is_ours,$(QEMU_CLIENT),ivshmem_client); } || \
+		rm -f $(QEMU_CLIENT) $(QEMU_CLIENT_PAGE) $(QEMU_CLIENT_COMPLETION)
+
+deb:
+	+CC='$(CC)' VERSION='$(VERSION)' packaging/deb
 
 dist:
 	git archive --prefix=tm_ivshmem_server-$(VERSION)/ -o tm_ivshmem_server-$(VERSION).tar.gz HEAD
@@ -186,7 +200,7 @@ clean:
 
 FORCE:
 .PHONY: all run demo deps check faults soak lint coverage releases bench pictures install \
-	install-ivshmem-server uninstall dist clean FORCE
+	install-ivshmem-server uninstall deb dist clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 

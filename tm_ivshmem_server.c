@@ -212,36 +212,42 @@ static bool server_stopped(const struct server *s)
 
 /*
  * Goes on in the place of the server that has died, whose standby this process was: all that was
- * open is open. If the program on disk is another by now, that is tried, as at HUP: only then is
- * there a moment without a standby. Returns false if the server is to end.
+ * open is open. Returns false if the server is to end.
  */
-static bool server_succeed(struct server *s)
+static bool server_succeed(struct server *s, fd_set *waiting)
 {
-	fd_set waiting;
-
 	s->restart.trial = s->listener.looker = 0;
 	s->ledger->timers[TIMER_TRIAL] = 0;
 	status_begin(&s->status);
 	flush_inherit(&s->store);
 	peers_restore(&s->mesh);
-	clients_find(&s->clients, &waiting);
-	descriptors_sweep(&s->restart, &waiting);
+	clients_find(&s->clients, waiting);
+	descriptors_sweep(&s->restart, waiting);
 	s->reserve = (struct reserve){-1, -1};
 	reserve_fill(&s->reserve);
 	if (standby_despairs(&s->standby))
 		return false;
 	signals_open(s); /* the descriptor is there, whatever comes of that */
 	standby_want(&s->standby);
+	return true;
+}
+
+/*
+ * Shows that this is the server now, which has a standby of its own already: who finds it by its
+ * pidfile and kills it finds that. If the program on disk is another by now, that is tried, as at
+ * HUP: only then is there a moment without a standby.
+ */
+static void server_appear(struct server *s, const fd_set *waiting)
+{
 	file_inherit(s->ledger->lock, s->opt.object);
 	pidfile_inherit(&s->pidfile);
 	warn("process %d died, and its standby goes on with %zu node%s, after %" PRId64 " ms",
 	     (int)s->standby.server, s->mesh.count, S(s->mesh.count),
 	     now_ms() - s->standby.died_ms);
-	set_each (sock, &waiting)
+	set_each (sock, waiting)
 		client_welcome(&s->clients, sock);
 	if (!program_runs(&s->restart))
 		trial_start(&s->restart);
-	return true;
 }
 
 /*
@@ -250,9 +256,16 @@ static bool server_succeed(struct server *s)
  */
 static bool server_guard(struct server *s)
 {
-	while (standby_start(&s->standby))
-		if (!server_succeed(s))
+	bool succeeded = false;
+	fd_set waiting;
+
+	while (standby_start(&s->standby)) {
+		succeeded = true;
+		if (!server_succeed(s, &waiting))
 			return false;
+	}
+	if (succeeded)
+		server_appear(s, &waiting);
 	return true;
 }
 

@@ -609,6 +609,25 @@ static void both_are_killed(void **state)
 	}
 }
 
+/* Who finds the server by its pidfile finds one that has a standby, however soon. */
+static void whom_the_pidfile_names(void **state)
+{
+	(void)state;
+	server_up(TWO);
+	somebody_joins(two);
+	for (int round = 0; round < 50; round++) {
+		pid_t standby;
+
+		server_kill();
+		standby = standby_now();
+		assert_that(standby, "round %d: it had no standby", round);
+		server_comes(standby);
+	}
+	somebody_joins(two);
+	everybody_agrees();
+	all_end();
+}
+
 /* The first goes, and the server has noticed. */
 static void first_leaves(void)
 {
@@ -931,12 +950,19 @@ int main(void)
 	const char *given = getenv("SEED"), *server_path = getenv("SERVER"),
 		   *folder = getenv("TEST_DIR");
 	const struct CMUnitTest tests[] = {
-		standby_test(every_kind_of_server), standby_test(any_moment_may_be_the_last),
-		standby_test(qemu_nodes),           standby_test(nobody_comes_between),
-		standby_test(both_are_killed),      standby_test(no_descriptor_is_left),
-		standby_test(the_program_on_disk),  standby_test(crash_loop),
-		standby_test(the_standby_itself),   standby_test(a_restart_in_place),
-		standby_test(who_has_none),         standby_test(each_call_fails),
+		standby_test(every_kind_of_server),
+		standby_test(any_moment_may_be_the_last),
+		standby_test(qemu_nodes),
+		standby_test(nobody_comes_between),
+		standby_test(both_are_killed),
+		standby_test(whom_the_pidfile_names),
+		standby_test(no_descriptor_is_left),
+		standby_test(the_program_on_disk),
+		standby_test(crash_loop),
+		standby_test(the_standby_itself),
+		standby_test(a_restart_in_place),
+		standby_test(who_has_none),
+		standby_test(each_call_fails),
 		standby_test(a_thousand_nodes),
 	};
 

@@ -15,29 +15,11 @@ newer() { # FILE
 	chmod 755 "$1"
 }
 
-# Boots a container with everything in it, where the tests of these names must pass.
+# The tests of these names must pass there.
 takes_over() { # NAME...
-	local name
-	need_mounted_root
-	need_cgroups
-	make -C "$SOURCE_DIR" -s build/tests/systemd/takeover
 	install_there
-	install "$SOURCE_DIR/build/tests/systemd/takeover" "$ROOT/takeover"
 	newer "$ROOT/usr/sbin/tm_ivshmem_server.newer"
-	{
-		echo '#!/bin/sh'
-		echo "export ASAN_OPTIONS=detect_leaks=0 CMOCKA_MESSAGE_OUTPUT=TAP SEED=${SEED-}"
-		printf '/takeover %s\n' "$@"
-	} >"$TEST_DIR/script"
-	run in_container "$TEST_DIR/script"
-	echo "$output"
-	grep '^# ' <<<"$output" | grep -v ' - tests$' >&3 || true
-	for name in "$@"; do
-		if grep -qiE "^(not )?ok [0-9]+ .*# skip" <<<"$output"; then
-			skip "$(sed -n 's/^# skipped: //p' <<<"$output")"
-		fi
-		grep -qxE "ok [0-9]+ - $name" <<<"$output" || no "$name has not passed"
-	done
+	tests_there "$@"
 }
 
 @test "QEMU nodes notice no restart, death, upgrade or reload" {

@@ -5,6 +5,11 @@
 #   $ROOT    the container's files
 
 setup() {
+	container_make
+}
+
+# Makes what is in $ROOT; skips the test where that is not possible.
+container_make() {
 	need_root
 	need_tool systemd-nspawn
 	upper=$TEST_DIR/upper ROOT=$TEST_DIR/root
@@ -94,4 +99,29 @@ in_container() { # SCRIPT
 		systemd.unit=script.service \
 		</dev/null >"$TEST_DIR/console" 2>&1 || cat "$TEST_DIR/console"
 	cat "$ROOT/output"
+}
+
+# Boots a container in which those of the tests of build/tests/systemd/takeover that have these names
+# must pass.
+tests_there() { # NAME...
+	local name
+	need_mounted_root
+	need_cgroups
+	make -C "$SOURCE_DIR" -s build/tests/systemd/takeover
+	install "$SOURCE_DIR/build/tests/systemd/takeover" "$ROOT/takeover"
+	{
+		echo '#!/bin/sh'
+		echo "export ASAN_OPTIONS=detect_leaks=0 CMOCKA_MESSAGE_OUTPUT=TAP SEED=${SEED-}"
+		printf '/takeover %s\n' "$@"
+	} >"$TEST_DIR/script"
+	run in_container "$TEST_DIR/script"
+	# shellcheck disable=SC2154 # run sets it
+	echo "$output"
+	grep '^# ' <<<"$output" | grep -v ' - tests$' >&3 || true
+	for name in "$@"; do
+		if grep -qiE "^(not )?ok [0-9]+ .*# skip" <<<"$output"; then
+			skip "$(sed -n 's/^# skipped: //p' <<<"$output")"
+		fi
+		grep -qxE "ok [0-9]+ - $name" <<<"$output" || no "$name has not passed"
+	done
 }

@@ -921,6 +921,182 @@ static void a_thousand_nodes(void **state)
 	stored_wait(0);
 }
 
+/*
+ * Packages: those in /packages/old and new, and two whose program is no good: that in broken does
+ * not start at all, that in refusing takes the options and nothing else
+ */
+
+/* Installs the package in a folder, and says what that said; the caller frees it. */
+static char *package_install(const char *folder)
+{
+	return output("dpkg --no-triggers -i /packages/%s/tm-ivshmem-server_*.deb 2>&1", folder);
+}
+
+/* The version of the package in a folder; the caller frees it. */
+static char *package_version(const char *folder)
+{
+	char *version = output("dpkg-deb -f /packages/%s/tm-ivshmem-server_*.deb Version", folder);
+
+	*strchrnul(version, '\n') = '\0';
+	return version;
+}
+
+static void assert_said(const char *text, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+static void assert_said(const char *text, const char *format, ...)
+{
+	char wanted[256];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(wanted, sizeof(wanted), format, args);
+	va_end(args);
+	assert_that(strstr(text, wanted), "no '%s' in what was said: %s", wanted, text);
+}
+
+/* The instance with real QEMU nodes, and that with strict clients, which its socket has started. */
+static struct service instances[2];
+
+/* Nobody was let go, each has its ID, all hear each other and who comes now. */
+static void instances_check(uint64_t salt)
+{
+	for (size_t i = 0; i < nodes_count; i++)
+		assert_int_equal(node_id(nodes[i]), i);
+	nodes_check_bells(nodes, nodes_count);
+	nodes_check_memory(nodes, nodes_count, salt);
+	service = instances[0];
+	nodes[nodes_count++] = node_up();
+	nodes_meet(nodes, nodes_count);
+
+	everybody_agrees();
+	for (size_t i = 0; i < count; i++)
+		assert_int_equal(clients[i].id, i);
+	service = instances[1];
+	somebody_connects(two);
+	everybody_agrees();
+}
+
+/* Waits until the log has told of so many restarts in place. */
+static void restarts_wait(const char *version, size_t n)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+	char *log;
+
+	while (logged_times("restarted in place, version", version) < n && deadline_ahead(deadline))
+		;
+	log = log_text();
+	assert_that(logged_times("restarted in place, version", version) == n,
+		    "not %zu restarts with version %s: %s", n, version, log);
+	free(log);
+}
+
+/* Installs the package, and starts both instances; a third one cannot start. Returns with three and
+ * five nodes. */
+static void instances_start(void)
+{
+	char *said;
+
+	run("! systemctl cat tm_ivshmem_server@qemu 2>&1");
+	free(package_install("old"));
+	said = output("systemctl list-units -q --all 'tm_ivshmem_server@*'; "
+		      "find /etc/systemd -name 'tm_ivshmem_server*'; ls /etc/tm_ivshmem_server");
+	assert_string_equal(said, "");
+	free(said);
+
+	instance("mistaken", "-n 9999");
+	run("systemctl start --no-block %s", service.unit);
+	state_wait("activating");
+	instance("strict", "-n 2");
+	run("systemctl start tm_ivshmem_server@strict.socket");
+	instances[1] = service;
+	while (count < 5)
+		somebody_connects(two);
+	instance("qemu", "-m 4M -n 2");
+	run("systemctl enable %s 2>&1", service.unit);
+	start();
+	instances[0] = service;
+	while (nodes_count < 3)
+		nodes[nodes_count++] = node_up();
+}
+
+/* Removes the package: who has nodes then is named, and everything is stopped. */
+static void instances_end(void)
+{
+	char *said = output("dpkg --no-triggers -r tm-ivshmem-server 2>&1");
+
+	for (size_t i = 0; i < 2; i++) {
+		service = instances[i];
+		assert_said(said, "stopping tm_ivshmem_server@%s", service.name);
+		assert_said(said, "socket %s", service.socket);
+		assert_string_equal(property("ActiveState"), "inactive");
+		assert_int_equal(access(service.socket, F_OK), -1);
+	}
+	assert_said(said, "%zu nodes connected", count);
+	assert_null(strstr(said, "ivshmem_client:"));
+	for (size_t i = 0; i < nodes_count; i++) {
+		assert_said(said, " %zu %8d qemu-system-x86 ", i, (int)nodes[i]->pid);
+		node_check_end(nodes[i]);
+	}
+	free(said);
+	everybody_is_let_go();
+	run("! systemctl is-active tm_ivshmem_server@mistaken");
+	assert_int_equal(access(PROGRAM, F_OK), -1);
+}
+
+static void a_package_is_upgraded(void **state)
+{
+	static const struct {
+		const char *folder;
+		bool good;
+	} upgrades[] = {{"new", true}, {"refusing", false}, {"broken", false}, {"new", true}};
+	char *said, *newest = package_version("new");
+	pid_t processes[2];
+	size_t restarts = 0;
+
+	(void)state;
+	if (node_missing())
+		skip_because("%s", node_missing());
+	instances_start();
+	for (size_t i = 0; i < 2; i++) {
+		service = instances[i];
+		processes[i] = main_process();
+	}
+	instances_check(0);
+
+	for (size_t upgrade = 0; upgrade < sizeof(upgrades) / sizeof(upgrades[0]); upgrade++) {
+		said = package_install(upgrades[upgrade].folder);
+		restarts += upgrades[upgrade].good;
+		for (size_t i = 0; i < 2; i++) {
+			service = instances[i];
+			assert_int_equal(main_process(), processes[i]);
+			restarts_wait(newest, restarts);
+			assert_int_equal(logged_times("restart the node", ""), 0);
+			if (upgrades[upgrade].good)
+				continue;
+			assert_said(said, "tm_ivshmem_server@%s has not been upgraded",
+				    service.name);
+			assert_said(said, "systemctl reload tm_ivshmem_server@%s", service.name);
+		}
+		assert_true(!upgrades[upgrade].good || !strstr(said, "upgraded"));
+		assert_null(strstr(said, "mistaken"));
+		free(said);
+		instances_check(upgrade + 1);
+	}
+	free(newest);
+	instances_end();
+	run("test -L /etc/systemd/system/multi-user.target.wants/tm_ivshmem_server@qemu.service");
+
+	said = output("dpkg -P tm-ivshmem-server 2>&1");
+	assert_said(said, "/var/lib/tm_ivshmem_server is kept");
+	assert_said(said, "qemu");
+	free(said);
+	assert_int_equal(access("/var/lib/tm_ivshmem_server/qemu", F_OK), 0);
+	said = output("find /etc/tm_ivshmem_server /etc/systemd/system /run/tm_ivshmem_server "
+		      "-name '*tm_ivshmem_server*' 2>&1 | grep -v 'No such file' || :");
+	assert_string_equal(said, "");
+	free(said);
+}
+
 static int teardown(void **state)
 {
 	(void)state;
@@ -952,6 +1128,7 @@ int main(int argc, char **argv)
 		takeover_test(a_socket_and_no_supervisor),
 		takeover_test(any_moment_may_be_the_last),
 		takeover_test(a_thousand_nodes),
+		takeover_test(a_package_is_upgraded),
 	};
 
 	if (given && *given)
