@@ -76,7 +76,7 @@ static const struct {
 	{"sendmmsg", "EAGAIN EINTR ENOBUFS ENOMEM ETOOMANYREFS EPIPE ECONNRESET"},
 	{"shutdown", "ENOTCONN"},
 	{"getsockopt", "ENOBUFS ENOPROTOOPT"},
-	{"getsockname", "ENOBUFS"},
+	{"getsockname getpeername", "ENOBUFS"},
 	{"setsockopt", "ENOBUFS ENOMEM"},
 	{"pselect6 select", "EINTR ENOMEM"},
 	{"poll ppoll", "EINTR ENOMEM"},

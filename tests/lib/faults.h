@@ -32,7 +32,7 @@ struct call {
 	bool injected;
 	unsigned int nth;
 	char name[24];
-	char text[200];
+	char text[320];
 };
 
 struct calls {

@@ -2,11 +2,13 @@
 #define _GNU_SOURCE
 #include "look.h"
 
+#include "deadline.h"
 #include "send_scm.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,10 +60,20 @@ static char *text_get(int fd, int64_t length)
 	return NULL;
 }
 
+/* Whether something comes, or the end, within so many seconds. If not, errno is ETIME. */
+static bool comes(int sock, int seconds)
+{
+	int n = poll(&(struct pollfd){.fd = sock, .events = POLLIN}, 1, seconds * 1000);
+
+	if (n >= 0)
+		errno = n == 0 ? ETIME : 0;
+	return n > 0;
+}
+
 char *look_take(int sock)
 {
 	int64_t value, none;
-	int fd, nothing, n = scm_recv(sock, &value, &fd), error;
+	int fd, nothing, n = comes(sock, PATIENCE) ? scm_recv(sock, &value, &fd) : -1, error;
 	char *text = NULL;
 
 	error = n == 0 || (n < 0 && errno == ECONNRESET) ? 0 : errno;
@@ -70,10 +82,10 @@ char *look_take(int sock)
 		error = errno;
 		if (fd >= 0)
 			close(fd);
-		if (text && scm_recv(sock, &none, &nothing) != 0) {
+		if (text && (!comes(sock, 1) || scm_recv(sock, &none, &nothing) != 0)) {
+			error = errno == ETIME ? ETIME : EPROTO;
 			free(text);
 			text = NULL;
-			error = EPROTO;
 		}
 	}
 	close(sock);

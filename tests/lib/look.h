@@ -11,8 +11,8 @@ int look_ask(const char *path);
 
 /*
  * Waits for the answer, and closes the socket. Returns the text, which the caller frees; NULL with
- * errno: 0 where the server closed the connection without an answer, EPROTO where it sent anything
- * else, or more.
+ * errno: 0 where the server closed the connection without an answer, ETIME where it said nothing or
+ * did not close it, EPROTO where it sent anything else, or more.
  */
 char *look_take(int sock);
 
