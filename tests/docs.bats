@@ -363,6 +363,53 @@ messages_unsaid() { # SOURCE...
 	END
 }
 
+# The documents of a folder that lack a number which the code has, as "NUMBER in FILE: TEXT".
+numbers_missing() { # FOLDER
+	local name code number file text value
+	while IFS='|' read -r name code file text; do
+		number=$(sed -nE "s/^#define $name +\(?([0-9]+).*/\1/p" "$SOURCE_DIR/$code")
+		[ -n "$number" ] || echo "$name is not in $code"
+		value=$(eval "echo $(sed "s/N\([-+][0-9]*\)*/\$((&))/; s/N/$number/g" <<<"$text")")
+		tr -s '\n ' ' ' <"$1/$file" | grep -qF -- "$value" || echo "$number in $file: $value"
+	done <<-'END'
+		SYNC_MAX|server/options.c|README.md|at this interval, 1 to N.
+		SYNC_MAX|server/options.c|tm_ivshmem_server.8|at this interval, from 1 to N.
+		VECTORS_MAX|server/options.h|README.md|of each node, 0 to N
+		VECTORS_MAX|server/options.h|server/options.c|of each node, 0 to N
+		VECTORS_MAX|server/options.h|tm_ivshmem_server.8|of each node, from 0 to N
+		VECTORS_MAX|client/mesh.h|client/ivshmem_client.1|to each node, from 0 to N.
+		POLL_MAX|client/ivshmem_client.c|client/ivshmem_client.1|milliseconds, from 1 to N
+		IDS|server/ledger.h|doc/compatibility.md|go from 0 to N-1.
+		IDS|server/ledger.h|tm_ivshmem_server.8|go from 0 to N-1.
+		IDS|client/mesh.h|client/ivshmem_client.1|from 0 to N-1.
+		IDS|client/mesh.h|client/ivshmem_protocol.7|from 0 to N-1.
+		DEATHS|server/ledger.h|doc/troubleshooting.md|has died N times in 10 s
+		DEATHS|server/ledger.h|tm_ivshmem_server.8|has died N times in 10 s
+	END
+	# Of the store: what the server keeps for itself there, and room for nodes that leave.
+	number=$(sed -nE 's/^#define STORE_MORE \(OWNS \+ ([0-9]+)\)$/\1/p' "$SOURCE_DIR/server/supervisor.c")
+	number=$((number + $(sed -nE 's/.* own_names\[OWNS\] = \{(.*)\};/\1/p' \
+		"$SOURCE_DIR/server/supervisor.c" | tr ',' '\n' | wc -l)))
+	grep -qF "| N + $number: " "$1/doc/systemd.md" || echo "$number in doc/systemd.md"
+	tr '\n' ' ' <"$1/tm_ivshmem_server.8" | grep -qF "the number of nodes and $number " ||
+		echo "$number in tm_ivshmem_server.8"
+}
+
+@test "numbers in the documents are those of the code" {
+	run numbers_missing "$SOURCE_DIR"
+	echo "$output"
+	[ "$status" -eq 0 ]
+	[ -z "$output" ]
+	# It would have found others.
+	mkdir -p "$TEST_DIR/other/doc" "$TEST_DIR/other/client" "$TEST_DIR/other/server"
+	(cd "$SOURCE_DIR" && for file in README.md *.8 doc/*.md client/*.[17] server/options.c; do
+		sed 's/[0-9]/&1/g' "$file" >"$TEST_DIR/other/$file"
+	done)
+	run numbers_missing "$TEST_DIR/other"
+	echo "$output"
+	[ "$(wc -l <<<"$output")" = 15 ]
+}
+
 # What a picture says, and of how many shapes it is: all versions of a tool draw these alike.
 shapes() { # SVG
 	tr '\n' ' ' <"$1" | sed -E 's,<(title|desc)>[^<]*</,<,g; s/<(path|polygon)/\n\1\n&/g; s/<[^>]*>/\n/g' |
