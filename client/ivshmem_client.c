@@ -74,7 +74,7 @@ static const char help_text[] =
 	"                         knows without waiting that the handshake is complete\n"
 	"  -D, --device[=ADDRESS]\n"
 	"                         in a virtual machine: use its ivshmem device instead of a socket;\n"
-	"                         of several devices, use that at the PCI address\n"
+	"                         if there are several, the device at that PCI address\n"
 	"      --poll MS          with -D and without vfio-pci, look for rings every MS\n"
 	"                         milliseconds (1 to 1000, default 1)\n"
 	"  -v, --verbose          show every message of the server on standard error\n"

@@ -105,7 +105,7 @@ bool mesh_ring(const struct mesh *m, int id, int vector, char *why)
 	if (m->device)
 		return id == ALL
 			       ? wrong(why,
-				       "a virtual machine cannot know who is there: ring peers one by one, ID VECTOR or ID all")
+				       "a virtual machine cannot know who is there: ring nodes one by one, ID VECTOR or ID all")
 			       : device_ring(m->device, id, vector, why);
 	if (id == ALL) {
 		for (int peer = -1; (peer = peer_next(m, peer)) >= 0;)
@@ -114,11 +114,11 @@ bool mesh_ring(const struct mesh *m, int id, int vector, char *why)
 	}
 	p = &m->peers[id];
 	if (!peer_whole(m, id))
-		return wrong(why, "there is no peer %d", id);
+		return wrong(why, "there is no node %d", id);
 	if (vector >= p->vectors)
-		return wrong(why, "peer %d has no vector %d, only %d of them", id, vector,
+		return wrong(why, "node %d has no vector %d, only %d of them", id, vector,
 			     p->vectors);
-	return peer_ring(p, vector) || wrong(why, "cannot ring peer %d: %s", id, strerror(errno));
+	return peer_ring(p, vector) || wrong(why, "cannot ring node %d: %s", id, strerror(errno));
 }
 
 static void peer_free(struct peer *p)

@@ -85,7 +85,7 @@ static const char qemu_help_text[] =
 	"  -S PATH         UNIX socket to listen on (default " DEFAULT_SOCKET ")\n"
 	"  -M NAME         POSIX shared memory object (default " DEFAULT_SHM ")\n"
 	"  -m DIR          an unnamed file in DIR instead; of -M and -m the last counts. A name\n"
-	"                  without '/' that is not there at all is taken as that of -M\n"
+	"                  without '/' that does not exist here is taken as that of -M\n"
 	"  -l SIZE[B|K|M|G|T|P|E]  size, a power of two: plain numbers are bytes; 0.5G and\n"
 	"                  0x100000 are valid, too (default 4M); a smaller object is\n"
 	"                  enlarged, a larger object is served as it is\n"

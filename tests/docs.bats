@@ -277,6 +277,139 @@ pages() { # FOLDER
 	"$SOURCE_DIR/client/ivshmem_client" --help | grep -q 'default /tmp/ivshmem_socket'
 }
 
+# Messages that the pages quote, one a line.
+quoted_messages() { # FOLDER
+	# shellcheck disable=SC2016 # backquotes of Markdown
+	{
+		# Of tables, what a reader sees; what systemd says of a server is systemd's.
+		sed -nE '/^## The server at its start/,$s/^\| ([^|]*) \|.*/\1/p' "$1/doc/troubleshooting.md" |
+			sed "/^systemd:/d; s/; in systemd's log,.*//" | grep -o '`[^`]*`'
+		grep -ohE '`(ID [0-9N]+|lines dropped|restarted in place|standby of) [^`]*`' "$1"/doc/*.md
+	} | tr -d '`'
+	grep -hE '^ID [0-9]+ ' "$1"/doc/*.md
+	sed -n 's/^tm_ivshmem_server: serving/serving/p' "$1/README.md"
+	sed -n '/^\.Sh DIAGNOSTICS/,/^\.Sh/s/^\.It "\(.*\)"$/\1/p' "$1/tm_ivshmem_server.8" \
+		"$1/client/ivshmem_client.1"
+}
+
+# Those of the lines that are no message of the source. A number, a path and a word in capitals stand for
+# what a format leaves open; so may the text of another string or of an errno. "..." leaves something out.
+messages_unsaid() { # SOURCE...
+	perl -e '
+		my ($spec, $literal) = (qr/%[-+ #0]*[0-9.*]*(?:hh?|ll?|[jzt])?[a-zA-Z]/, qr/"(?:[^"\\\n]|\\.)*"/);
+		my $code = join("", map { open(my $file, "<", $_) or die "$_: $!\n"; <$file> } @ARGV);
+		my @said = map { local $! = $_; "$!" } 1 .. 133;
+		$code =~ s{/\*.*?\*/}{}gs;
+		$code =~ s/%"\s*PRI\w+(\s*")?/defined $1 ? "%s" : "%s\""/ge;
+		# Strings that stand one behind the other are one; a name between or behind them is left open.
+		while ($code =~ /($literal(?:\s*_?[A-Z_]+(?=[\s,)])|\s*$literal)*)/g) {
+			my $text = $1 =~ s/^"//r =~ s/"\s*([A-Z_]+)\s*"/%s/gr =~ s/"\s*"//gr;
+			push(@said, $text =~ s/"\s*[A-Z_]+$/%s/r =~ s/"$//r =~ s/\\(.)/$1/gr);
+		}
+		sub pattern {
+			join("", map {
+				my ($word, $one) = (quotemeta, /^(.*\w)s$/ ? quotemeta($1) : undef);
+				m{^/|^[A-Z]+$|\d} ? "(?:$word|$spec)" : defined $one ? "(?:$word|$one$spec)" :
+					/^[a-z]+$/ ? "$word(?:$spec)?" : $word;
+			} @_);
+		}
+		sub is_said { # whether it is the first part, the words
+			my ($first, @words) = @_;
+			for my $n (reverse 1 .. @words) {
+				my ($part, $rest) = (join("", @words[0 .. $n - 1]), $n < @words);
+				my $pattern = ($first ? "(?<![A-Za-z])" : "(?:^|$spec) *") .
+					pattern(@words[0 .. $n - 1]) . ($rest ? " *(?:\$|$spec)" : "(?![A-Za-z])");
+				return 1 if ($part !~ /[a-z]/ || grep { $_ =~ $pattern } @said) &&
+					(!$rest || is_said(0, @words[$n .. $#words]));
+			}
+			return 0;
+		}
+		while (my $line = <STDIN>) {
+			for my $part (split(/\.\.\.|REASON/, $line)) {
+				$part =~ s/^[,:; ]+|[,:;\s]+$//g;
+				$part =~ s/^warning: //;
+				next if $part !~ /[a-z]/ || is_said(1, grep { length } split(/( |[,:;()\x27"])/, $part));
+				print $line;
+				last;
+			}
+		}' "$@"
+}
+
+@test "messages that the pages quote are those of the programs" {
+	sources=("$SOURCE_DIR"/*.c "$SOURCE_DIR"/{server,client}/*.[ch])
+	quoted_messages "$SOURCE_DIR" >"$TEST_DIR/quoted"
+	[ "$(wc -l <"$TEST_DIR/quoted")" -ge 90 ]
+	run messages_unsaid "${sources[@]}" <"$TEST_DIR/quoted"
+	echo "$output"
+	[ "$status" -eq 0 ]
+	[ -z "$output" ]
+	# It would have found one: with another word at the start, in what a format leaves open, and at the end.
+	run messages_unsaid "${sources[@]}" <<-'END'
+		PATH is served by another server, process N
+		PATH is served by a different server, process N
+		PATH is occupied by another server, process N
+		lines dropped here, since nobody looked at this log: N
+		cannot map 4K of a PATH
+		ID N left: REASON
+		ID N went: REASON
+	END
+	echo "$output"
+	diff - <(echo "$output") <<-'END'
+		PATH is served by a different server, process N
+		PATH is occupied by another server, process N
+		lines dropped here, since nobody looked at this log: N
+		cannot map 4K of a PATH
+		ID N went: REASON
+	END
+}
+
+# The documents of a folder that lack a number which the code has, as "NUMBER in FILE: TEXT".
+numbers_missing() { # FOLDER
+	local name code number file text value
+	while IFS='|' read -r name code file text; do
+		number=$(sed -nE "s/^#define $name +\(?([0-9]+).*/\1/p" "$SOURCE_DIR/$code")
+		[ -n "$number" ] || echo "$name is not in $code"
+		value=$(eval "echo $(sed "s/N\([-+][0-9]*\)*/\$((&))/; s/N/$number/g" <<<"$text")")
+		tr -s '\n ' ' ' <"$1/$file" | grep -qF -- "$value" || echo "$number in $file: $value"
+	done <<-'END'
+		SYNC_MAX|server/options.c|README.md|at this interval, 1 to N.
+		SYNC_MAX|server/options.c|tm_ivshmem_server.8|at this interval, from 1 to N.
+		VECTORS_MAX|server/options.h|README.md|of each node, 0 to N
+		VECTORS_MAX|server/options.h|server/options.c|of each node, 0 to N
+		VECTORS_MAX|server/options.h|tm_ivshmem_server.8|of each node, from 0 to N
+		VECTORS_MAX|client/mesh.h|client/ivshmem_client.1|to each node, from 0 to N.
+		POLL_MAX|client/ivshmem_client.c|client/ivshmem_client.1|milliseconds, from 1 to N
+		IDS|server/ledger.h|doc/compatibility.md|go from 0 to N-1.
+		IDS|server/ledger.h|tm_ivshmem_server.8|go from 0 to N-1.
+		IDS|client/mesh.h|client/ivshmem_client.1|from 0 to N-1.
+		IDS|client/mesh.h|client/ivshmem_protocol.7|from 0 to N-1.
+		DEATHS|server/ledger.h|doc/troubleshooting.md|has died N times in 10 s
+		DEATHS|server/ledger.h|tm_ivshmem_server.8|has died N times in 10 s
+	END
+	# Of the store: what the server keeps for itself there, and room for nodes that leave.
+	number=$(sed -nE 's/^#define STORE_MORE \(OWNS \+ ([0-9]+)\)$/\1/p' "$SOURCE_DIR/server/supervisor.c")
+	number=$((number + $(sed -nE 's/.* own_names\[OWNS\] = \{(.*)\};/\1/p' \
+		"$SOURCE_DIR/server/supervisor.c" | tr ',' '\n' | wc -l)))
+	grep -qF "| N + $number: " "$1/doc/systemd.md" || echo "$number in doc/systemd.md"
+	tr '\n' ' ' <"$1/tm_ivshmem_server.8" | grep -qF "the number of nodes and $number " ||
+		echo "$number in tm_ivshmem_server.8"
+}
+
+@test "numbers in the documents are those of the code" {
+	run numbers_missing "$SOURCE_DIR"
+	echo "$output"
+	[ "$status" -eq 0 ]
+	[ -z "$output" ]
+	# It would have found others.
+	mkdir -p "$TEST_DIR/other/doc" "$TEST_DIR/other/client" "$TEST_DIR/other/server"
+	(cd "$SOURCE_DIR" && for file in README.md *.8 doc/*.md client/*.[17] server/options.c; do
+		sed 's/[0-9]/&1/g' "$file" >"$TEST_DIR/other/$file"
+	done)
+	run numbers_missing "$TEST_DIR/other"
+	echo "$output"
+	[ "$(wc -l <<<"$output")" = 15 ]
+}
+
 # What a picture says, and of how many shapes it is: all versions of a tool draw these alike.
 shapes() { # SVG
 	tr '\n' ' ' <"$1" | sed -E 's,<(title|desc)>[^<]*</,<,g; s/<(path|polygon)/\n\1\n&/g; s/<[^>]*>/\n/g' |
