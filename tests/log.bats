@@ -136,6 +136,20 @@ no_syslog() {
 	has "$WORK/err" "unknown option '-o'"
 }
 
+@test "-o: no link leads the log into the memory, the pidfile or the socket" {
+	ln -s store link
+	refused "$DIR/store is the log, too" -o -- -f store -o link
+	truncate -s 1M store
+	refused "$DIR/store is the log, too" -o -- -f store -o link
+	ln store hard
+	refused "$DIR/store is the log, too" -o -- -d -f store -o hard
+	refused "$DIR/store is the log, too" -o -- -f store -o "../d/store"
+	echo 4194304 >pid
+	ln pid other
+	refused "$DIR/pid is the log, too" -o -- -f store -i pid -o other
+	refused "$DIR/sock is the log, too" -o -- -f store -o "../d/sock"
+}
+
 # --- HUP, and deaths
 
 @test "HUP opens the file again, in the foreground and in the background" {
