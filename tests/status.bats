@@ -256,6 +256,12 @@ for line in open(sys.argv[1]): json.loads(line)' "$WORK/watch"
 	is 'no line is printed beside the table' "$(grep -c 'ivshmem_client: ' "$WORK/terminal")" 0
 	kill -INT "$(pgrep -P "$SCRIPT_PID" -f 'status --watch')"
 	eventually ended "$SCRIPT_PID"
+	# Lines that are longer than the terminal is wide take several rows.
+	start -f memory
+	timeout -s INT 3 script -qefc "stty rows 6 cols 40; exec '$CLIENT' '$SOCK' status --watch 0.1" "$WORK/narrow" >/dev/null 3>&- || true
+	has "$WORK/narrow" $'protocol current\033[K' $'...\033[J'
+	hasnt "$WORK/narrow" '0 nodes connected'
+	stop
 }
 
 @test "sizes are for people on a terminal, and bytes for programs" {
