@@ -208,6 +208,16 @@ no_syslog() {
 	stop_daemon
 }
 
+@test "-o /dev/stderr in the background: HUP does not lose it" {
+	daemonize -f store -o /dev/stderr
+	kill -HUP "$PID"
+	eventually grep -q '/dev/stderr is another kind of file now, going on with the log as it was' "$WORK/err"
+	eventually grep -q 'restarted in place' "$WORK/err"
+	greeting "$SOCK" >/dev/null
+	eventually grep -q 'ID 0 left' "$WORK/err"
+	stop_daemon
+}
+
 @test "the standby logs on in the same file, also in one that was moved before" {
 	local standby died
 	standby_there() { standby=$(pgrep -f "^standby of [^ ]*, process $PID\$"); }
