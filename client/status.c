@@ -136,7 +136,7 @@ static char *answer_wait(const struct look *l, char *why, enum trouble *trouble)
  * can control the terminal.
  */
 
-/* What is behind a string. */
+/* What is behind a string, whose first quote at is. */
 static const char *string_end(const char *at)
 {
 	for (at++; *at && *at != '"'; at++)
@@ -168,9 +168,9 @@ static const char *value_find(const char *object, const char *name)
 	size_t length = strlen(name);
 
 	for (const char *at = object; *at == '{' || *at == ',';) {
-		const char *key = at + 1, *value = string_end(key);
+		const char *key = at + 1, *value = *key == '"' ? string_end(key) : key;
 
-		if (*key != '"' || *value != ':')
+		if (*value != ':')
 			return NULL;
 		if ((size_t)(value - key) == length + 2 && !memcmp(key + 1, name, length))
 			return value + 1;
