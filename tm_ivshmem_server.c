@@ -645,7 +645,8 @@ static bool log_start(const struct options *o)
 {
 	const char *const others[] = {o->anonymous ? NULL : o->object, o->socket, o->pidfile};
 	int *file = log_file();
-	bool inherited = *file >= 0, there = o->log && access(o->log, F_OK) == 0;
+	struct stat st;
+	bool inherited = *file >= 0, there = !inherited && o->log && stat(o->log, &st) == 0;
 
 	if (!log_file_open(o->log))
 		return path_fail(errno == ENXIO ? "nobody reads the log" : "cannot open the log",
