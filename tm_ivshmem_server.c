@@ -649,6 +649,36 @@ static bool ledger_suits(int fd, const struct options *o)
 	return l && ledger_fits(l, o);
 }
 
+/*
+ * Opens the log file, if there is to be one, and is not open yet. It may be no other file of ours,
+ * whatever links lead there: lines would stand in the memory that the nodes share. Returns false,
+ * having said why.
+ */
+static bool log_start(const struct options *o)
+{
+	const char *const others[] = {o->anonymous ? NULL : o->object, o->socket, o->pidfile};
+	int *file = log_file();
+	struct stat st;
+	bool inherited = *file >= 0, there = !inherited && o->log && stat(o->log, &st) == 0;
+
+	if (!log_file_open(o->log))
+		return path_fail(errno == ENXIO ? "nobody reads the log" : "cannot open the log",
+				 o->log);
+	if (!o->log || inherited)
+		return true;
+	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
+		if (!others[i] || !file_stands_at(*file, others[i]))
+			continue;
+		if (!there)
+			file_remove(*file, others[i]);
+		close(*file); /* this is not said there */
+		*file = -1;
+		return complain("%s is the log, too: choose another path with -%c", others[i],
+				typed('o'));
+	}
+	return true;
+}
+
 int main(int argc, char **argv)
 {
 	static struct server s;
@@ -688,11 +718,8 @@ int main(int argc, char **argv)
 	/* A log that nobody reads, and a size beyond a limit, are errors. */
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN);
-	if (!log_file_open(s.opt.log)) {
-		path_fail(errno == ENXIO ? "nobody reads the log" : "cannot open the log",
-			  s.opt.log);
+	if (!log_start(&s.opt))
 		return EXIT_FAILURE;
-	}
 	if (variable && strcmp(purpose, "resume") != 0)
 		return ledger_suits(ledger, &s.opt) ? CAN_TAKE_OVER : EXIT_FAILURE;
 	if (variable ? !server_resume(&s, ledger) : !server_start(&s, passed))

@@ -136,7 +136,7 @@ static char *answer_wait(const struct look *l, char *why, enum trouble *trouble)
  * can control the terminal.
  */
 
-/* What is behind a string. */
+/* What is behind a string, whose first quote at is. */
 static const char *string_end(const char *at)
 {
 	for (at++; *at && *at != '"'; at++)
@@ -168,9 +168,9 @@ static const char *value_find(const char *object, const char *name)
 	size_t length = strlen(name);
 
 	for (const char *at = object; *at == '{' || *at == ',';) {
-		const char *key = at + 1, *value = string_end(key);
+		const char *key = at + 1, *value = *key == '"' ? string_end(key) : key;
 
-		if (*key != '"' || *value != ':')
+		if (*value != ':')
 			return NULL;
 		if ((size_t)(value - key) == length + 2 && !memcmp(key + 1, name, length))
 			return value + 1;
@@ -314,19 +314,33 @@ static void table_print(FILE *out, const char *answer)
  * Watching
  */
 
-/* Paints a text over what stood there before, as far as it fits. */
+/* How many characters there are in so many bytes of UTF-8. */
+static size_t text_width(const char *text, size_t length)
+{
+	size_t width = 0;
+
+	for (size_t i = 0; i < length; i++)
+		width += ((unsigned char)text[i] & 0xc0) != 0x80;
+	return width;
+}
+
+/* Paints a text over what stood there before, as far as it fits; a long line takes several rows. */
 static void screen_paint(const char *text)
 {
 	struct winsize window = {0};
-	int rows = ioctl(STDOUT_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_row > 1
-			   ? window.ws_row
-			   : 24;
+	bool known = ioctl(STDOUT_FILENO, TIOCGWINSZ, &window) == 0;
+	int rows = known && window.ws_row > 1 ? window.ws_row : 24;
+	size_t columns = known && window.ws_col > 0 ? window.ws_col : 80;
 
 	fputs("\033[H", stdout);
-	for (int row = 1; row < rows && *text; row++) {
-		size_t length = strcspn(text, "\n");
+	while (*text) {
+		size_t length = strcspn(text, "\n"), width = text_width(text, length);
+		bool full = width > 0 && width % columns == 0; /* nothing is behind the line */
 
-		printf("%.*s\033[K\n", (int)length, text);
+		rows -= width > 0 ? (int)((width + columns - 1) / columns) : 1;
+		if (rows < 1)
+			break;
+		printf("%.*s%s\n", (int)length, text, full ? "" : "\033[K");
 		text += length + (text[length] == '\n');
 	}
 	fputs(*text ? "...\033[J" : "\033[J", stdout);

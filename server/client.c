@@ -101,18 +101,6 @@ static void client_enter(struct clients *c, int sock)
 	peer_join(c->mesh, sock, id, false);
 }
 
-void client_welcome(struct clients *c, int sock)
-{
-	struct sockaddr_un from;
-	socklen_t length = sizeof(from);
-
-	if (getpeername(sock, (struct sockaddr *)&from, &length) == 0 &&
-	    status_asked(&from, length))
-		status_answer(c->status, sock);
-	else
-		client_enter(c, sock);
-}
-
 /*
  * Serves who has been accepted; refusal: the errno that said that there is no descriptor for a
  * node, or 0. Returns whether he is one, or was refused.
@@ -126,6 +114,15 @@ static bool client_serve(struct clients *c, int sock, bool asks, int refusal)
 	else
 		client_enter(c, sock);
 	return !asks;
+}
+
+void client_welcome(struct clients *c, int sock)
+{
+	struct sockaddr_un from;
+	socklen_t length = sizeof(from);
+	bool known = getpeername(sock, (struct sockaddr *)&from, &length) == 0;
+
+	client_serve(c, sock, known && status_asked(&from, length), 0);
 }
 
 bool clients_accept(struct clients *c, bool all)

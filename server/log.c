@@ -439,6 +439,15 @@ bool log_file_open(const char *path)
 	return logging.file >= 0;
 }
 
+/* Whether a file is not of the kind of the log, as /dev/stderr when we are in the background. */
+static bool log_differs(int fd)
+{
+	struct stat old, new;
+
+	return fstat(logging.file, &old) == 0 && fstat(fd, &new) == 0 &&
+	       ((old.st_mode & S_IFMT) != (new.st_mode &S_IFMT) || old.st_rdev != new.st_rdev);
+}
+
 void log_reopen(void)
 {
 	int fd;
@@ -446,7 +455,10 @@ void log_reopen(void)
 	if (logging.file < 0 || !logging.path)
 		return;
 	fd = file_open(logging.path);
-	if (fd < 0 || dup3(fd, logging.file, O_CLOEXEC) < 0)
+	if (fd >= 0 && log_differs(fd))
+		warn("%s is another kind of file now, going on with the log as it was",
+		     logging.path);
+	else if (fd < 0 || dup3(fd, logging.file, O_CLOEXEC) < 0)
 		fail("cannot open %s again, going on with the log as it was", logging.path);
 	if (fd >= 0)
 		close(fd);

@@ -104,6 +104,7 @@ struct text {
 
 /* Replaces by '?' what is no character, or controls a terminal. */
 void text_tidy(char *text);
+
 /* The bytes at text that are one character, ASCII or UTF-8; 0: that is none, or one that controls a
  * terminal. */
 size_t character_length(const char *text);

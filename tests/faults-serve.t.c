@@ -291,6 +291,12 @@ static const struct rule rules[] = {
 	 .text = "/log>",
 	 .outcome = RESTARTS,
 	 .why = "the log goes on as it was"},
+	{.phase = "restarting",
+	 .calls = "newfstatat fstat",
+	 .text = "/log>",
+	 .outcome = RESTARTS,
+	 .quiet = true,
+	 .why = "the log is opened again, whatever it is"},
 	{.phase = "restarting", .outcome = STAYS, .why = "no restart is better than half of one"},
 
 	/* The child that tries the program: where it cannot fail, it is the server's turn. */

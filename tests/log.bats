@@ -136,6 +136,20 @@ no_syslog() {
 	has "$WORK/err" "unknown option '-o'"
 }
 
+@test "-o: no link leads the log into the memory, the pidfile or the socket" {
+	ln -s store link
+	refused "$DIR/store is the log, too" -o -- -f store -o link
+	truncate -s 1M store
+	refused "$DIR/store is the log, too" -o -- -f store -o link
+	ln store hard
+	refused "$DIR/store is the log, too" -o -- -d -f store -o hard
+	refused "$DIR/store is the log, too" -o -- -f store -o "../d/store"
+	echo 4194304 >pid
+	ln pid other
+	refused "$DIR/pid is the log, too" -o -- -f store -i pid -o other
+	refused "$DIR/sock is the log, too" -o -- -f store -o "../d/sock"
+}
+
 # --- HUP, and deaths
 
 @test "HUP opens the file again, in the foreground and in the background" {
@@ -191,6 +205,16 @@ no_syslog() {
 	mkdir folder
 	kill -HUP "$PID"
 	eventually grep -qs 'restarted in place' folder/file
+	stop_daemon
+}
+
+@test "-o /dev/stderr in the background: HUP does not lose it" {
+	daemonize -f store -o /dev/stderr
+	kill -HUP "$PID"
+	eventually grep -q '/dev/stderr is another kind of file now, going on with the log as it was' "$WORK/err"
+	eventually grep -q 'restarted in place' "$WORK/err"
+	greeting "$SOCK" >/dev/null
+	eventually grep -q 'ID 0 left' "$WORK/err"
 	stop_daemon
 }
 

@@ -171,6 +171,33 @@ longer() { # FILE BYTES
 	stop
 }
 
+# Where it reads too far, a sanitizer says so.
+@test "an answer that is cut off anywhere is read no further than that" {
+	start -f memory
+	client first "$SOCK" watch
+	answer 1
+	stop
+	python3 - "$CLIENT" "$SOCK" "$WORK/answer" <<-'END'
+		import os, socket, struct, subprocess, sys
+		client, path, answer = sys.argv[1:]
+		whole = open(answer, "rb").read()
+		listener = socket.socket(socket.AF_UNIX)
+		listener.bind(path)
+		listener.listen()
+		for end in range(1, len(whole)):
+		    if whole[end - 1] in b'{[,:"':
+		        look = subprocess.Popen([client, path, "status"], stdout=subprocess.PIPE)
+		        server, _ = listener.accept()
+		        text = os.memfd_create("text")
+		        os.write(text, whole[:end])
+		        socket.send_fds(server, [struct.pack("<q", end)], [text])
+		        os.close(text)
+		        server.close()
+		        look.communicate(timeout=60)
+		        assert look.returncode == 0, (look.returncode, whole[:end])
+	END
+}
+
 @test "a server that is not there, stopped, or closes without an answer: the client says so" {
 	fails "cannot connect to $SOCK: No such file or directory: start the server first"
 	fails "cannot connect to $SOCK: No such file or directory: start the server first" --watch
@@ -256,6 +283,12 @@ for line in open(sys.argv[1]): json.loads(line)' "$WORK/watch"
 	is 'no line is printed beside the table' "$(grep -c 'ivshmem_client: ' "$WORK/terminal")" 0
 	kill -INT "$(pgrep -P "$SCRIPT_PID" -f 'status --watch')"
 	eventually ended "$SCRIPT_PID"
+	# Lines that are longer than the terminal is wide take several rows.
+	start -f memory
+	timeout -s INT 3 script -qefc "stty rows 6 cols 40; exec '$CLIENT' '$SOCK' status --watch 0.1" "$WORK/narrow" >/dev/null 3>&- || true
+	has "$WORK/narrow" $'protocol current\033[K' $'...\033[J'
+	hasnt "$WORK/narrow" '0 nodes connected'
+	stop
 }
 
 @test "sizes are for people on a terminal, and bytes for programs" {
