@@ -24,7 +24,6 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -777,7 +776,6 @@ static int setup(void **state)
 
 int main(void)
 {
-	const char *given = getenv("SEED");
 	const struct CMUnitTest tests[] = {
 		restart_test(nobody_is_cut_off),
 		restart_test(place_is_kept),
@@ -799,9 +797,7 @@ int main(void)
 
 	if (!program_begin("tm_ivshmem_server"))
 		return 1;
-	if (given)
-		seed = (unsigned int)strtoul(given, NULL, 10);
-	else if (getrandom(&seed, sizeof(seed), 0) < 0)
+	if (!seed_choose(&seed))
 		return 1;
 	snprintf(shm_name, sizeof(shm_name), "tm-restart-%d", (int)getpid());
 	descriptors_allow();

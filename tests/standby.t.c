@@ -24,7 +24,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/random.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -807,7 +806,6 @@ static int teardown(void **state)
 
 int main(void)
 {
-	const char *given = getenv("SEED");
 	const struct CMUnitTest tests[] = {
 		standby_test(every_kind_of_server),
 		standby_test(any_moment_may_be_the_last),
@@ -827,9 +825,7 @@ int main(void)
 
 	if (!program_begin("tm_ivshmem_server"))
 		return 1;
-	if (given)
-		seed = (unsigned int)strtoul(given, NULL, 10);
-	else if (getrandom(&seed, sizeof(seed), 0) < 0)
+	if (!seed_choose(&seed))
 		return 1;
 	snprintf(shm_name, sizeof(shm_name), "tm-standby-%d", (int)getpid());
 	setlinebuf(stdout);

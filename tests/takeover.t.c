@@ -23,7 +23,6 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -245,6 +244,14 @@ static const struct client_options two = {.vectors = 2, .keep = true};
 #define TWO SERVER_ARGS("-f", "memory", "-n", "2")
 #define OWN 4 /* descriptors of its own that a server of a file stores */
 static const char *const own_names[OWN] = {"ledger", "object", "lock", "our-listener"};
+
+/* Starts a server, and so many nodes join. */
+static void nodes_up(size_t nodes)
+{
+	server_up(TWO);
+	for (size_t i = 0; i < nodes; i++)
+		somebody_joins(two);
+}
 
 struct kind {
 	const char *const *args;
@@ -612,9 +619,7 @@ static void a_successor_is_not_kept_waiting(void **state)
 static void a_stop_and_a_start_is_a_restart(void **state)
 {
 	(void)state;
-	server_up(TWO);
-	for (int i = 0; i < 3; i++)
-		somebody_joins(two);
+	nodes_up(3);
 	for (int round = 1; round <= 2; round++) {
 		assert_int_equal(server_stop(&server), 0);
 		assert_int_equal(access(server.socket, F_OK), -1);
@@ -725,9 +730,7 @@ static void misfit_check(const char *const *args, struct client_options options,
 {
 	struct client fresh;
 
-	server_up(TWO);
-	for (int i = 0; i < 3; i++)
-		somebody_joins(two);
+	nodes_up(3);
 	server_kill();
 	assert_true(client_connect(&fresh, server.socket, options));
 	server_up(args);
@@ -827,9 +830,7 @@ static void another_object_at_the_same_path(void **state)
 {
 	(void)state;
 	for (int removed = 0; removed < 2; removed++) {
-		server_up(TWO);
-		for (int i = 0; i < 2; i++)
-			somebody_joins(two);
+		nodes_up(2);
 		server_kill();
 		memory_replace("a backup", removed ? 0 : 1 << 20);
 		successor_up(TWO, 2);
@@ -989,9 +990,7 @@ static void nobody_can_be_taken_over(void **state)
 	int ends[2];
 
 	(void)state;
-	server_up(TWO);
-	for (int i = 0; i < 2; i++)
-		somebody_joins(two);
+	nodes_up(2);
 	server_kill();
 	for (int i = 1; i <= 2; i++) {
 		snprintf(text, sizeof(text), "FDSTOREREMOVE=1\nFDNAME=node-%d", i);
@@ -1080,9 +1079,7 @@ static void a_start_without_nodes_may_fail_anywhere(void **state)
 static void a_start_with_other_options_is_refused(void **state)
 {
 	(void)state;
-	server_up(TWO);
-	for (int i = 0; i < 3; i++)
-		somebody_joins(two);
+	nodes_up(3);
 	memory_use();
 	server_kill();
 	for (int i = 0; i < 2; i++) {
@@ -1141,9 +1138,7 @@ static void an_object_that_was_lost(void **state)
 {
 	(void)state;
 	for (int removed = 0; removed < 2; removed++) {
-		server_up(TWO);
-		for (int i = 0; i < 2; i++)
-			somebody_joins(two);
+		nodes_up(2);
 		server_kill();
 		supervisor_told("FDSTOREREMOVE=1\nFDNAME=object", -1);
 		if (removed)
@@ -1335,9 +1330,7 @@ static void ledger_spoil(void)
 static void another_ledger(void **state)
 {
 	(void)state;
-	server_up(TWO);
-	for (int i = 0; i < 3; i++)
-		somebody_joins(two);
+	nodes_up(3);
 	ledger_spoil();
 	server_kill();
 	somebody_connects(two);
@@ -1535,9 +1528,7 @@ static void who_is_not_stored_is_let_go(void **state)
 	size_t n;
 
 	(void)state;
-	server_up(TWO);
-	for (int i = 0; i < 4; i++)
-		somebody_joins(two);
+	nodes_up(4);
 	store_settles(OWN);
 	supervisor_pause(supervisor);
 	n = unstored_gather(ids, CLIENTS_MAX, 3);
@@ -2022,9 +2013,7 @@ static void a_store_that_is_known_to_be_full(void **state)
 	assert_non_null(supervisor);
 	supervisor_limit(supervisor, OWN + 5);
 	supervisor_announce(supervisor);
-	server_up(TWO);
-	for (int i = 0; i < 5; i++)
-		somebody_joins(two);
+	nodes_up(5);
 	assert_int_equal(unstored(ids, 8), 0);
 	assert_false(server_logged(&server, "FileDescriptorStoreMax="));
 	for (int i = 0; i < 3; i++)
@@ -2079,9 +2068,7 @@ static void a_store_in_part(void **state)
 		supervisor = supervisor_start();
 		assert_non_null(supervisor);
 		supervisor_limit(supervisor, room);
-		server_up(TWO);
-		for (int i = 0; i < 2; i++)
-			somebody_joins(two);
+		nodes_up(2);
 		server_kill();
 		supervisor_settle(supervisor);
 		supervisor_limit(supervisor, 100);
@@ -2132,9 +2119,7 @@ static void a_restart_stores_what_was_lost(void **state)
 					   "object", "node-*2", "*"};
 
 	(void)state;
-	server_up(TWO);
-	for (size_t i = 0; i < 3; i++)
-		somebody_joins(two);
+	nodes_up(3);
 	for (size_t i = 0; i < sizeof(lost) / sizeof(lost[0]); i++) {
 		store_settles(OWN);
 		supervisor_lose(supervisor, lost[i]);
@@ -2189,9 +2174,7 @@ static void storing_anew_may_be_cut_short(void **state)
 {
 	(void)state;
 	printf("# SEED=%u\n", seed);
-	server_up(TWO);
-	for (int i = 0; i < 12; i++)
-		somebody_joins(two);
+	nodes_up(12);
 	store_settles(OWN);
 	for (int round = 0; round < 40; round++) {
 		unsigned int slow = 1 + rand_r(&seed) % 3;
@@ -2228,9 +2211,7 @@ static void storing_anew_may_be_cut_short(void **state)
 static void what_was_lost_is_named(void **state)
 {
 	(void)state;
-	server_up(TWO);
-	for (int i = 0; i < 3; i++)
-		somebody_joins(two);
+	nodes_up(3);
 	store_settles(OWN);
 	supervisor_lose(supervisor, "node-2");
 	server_kill();
@@ -2286,9 +2267,7 @@ static void who_is_not_wanted_is_not_kept(void **state)
 	char path[128];
 
 	(void)state;
-	server_up(TWO);
-	for (int i = 0; i < 3; i++)
-		somebody_joins(two);
+	nodes_up(3);
 	assert_int_equal(write(clients[1].sock, "?", 1), 1);
 	assert_true(clients_drive(&clients[1], 1, client_ended, NULL, PATIENCE));
 	somebody_goes(1);
@@ -2435,7 +2414,6 @@ static void takeover_run(void **state)
 
 int main(void)
 {
-	const char *given = getenv("SEED");
 	const struct CMUnitTest tests[] = {
 		takeover_test(nodes_do_not_notice_a_death),
 		takeover_test(nodes_may_have_many_vectors),
@@ -2496,9 +2474,7 @@ int main(void)
 		takeover_test(qemu_nodes),
 	};
 
-	if (given)
-		seed = (unsigned int)strtoul(given, NULL, 10);
-	else if (getrandom(&seed, sizeof(seed), 0) < 0)
+	if (!seed_choose(&seed))
 		return 1;
 	snprintf(shm_name, sizeof(shm_name), "tm-takeover-%d", (int)getpid());
 	setlinebuf(stdout);

@@ -23,7 +23,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/random.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -533,7 +532,6 @@ static void trial_run(void **state)
 
 int main(void)
 {
-	const char *given = getenv("SEED");
 	const struct CMUnitTest tests[] = {
 		in_all_ways(every_kind_of_server),
 		in_all_ways(who_does_not_read_misses_nothing),
@@ -547,9 +545,7 @@ int main(void)
 		return 1;
 	snprintf(version_120, sizeof(version_120), "%.*s.120/tm_ivshmem_server", PATH_MAX - 32,
 		 program);
-	if (given)
-		seed = (unsigned int)strtoul(given, NULL, 10);
-	else if (getrandom(&seed, sizeof(seed), 0) < 0)
+	if (!seed_choose(&seed))
 		return 1;
 	snprintf(shm_name, sizeof(shm_name), "tm-upgrade-%d", (int)getpid());
 	setlinebuf(stdout);

@@ -18,7 +18,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -1053,7 +1052,6 @@ static int teardown(void **state)
 
 int main(int argc, char **argv)
 {
-	const char *given = getenv("SEED");
 	const struct CMUnitTest tests[] = {
 		takeover_test(nodes_notice_nothing),
 		takeover_test(a_stop_lets_all_go),
@@ -1072,9 +1070,7 @@ int main(int argc, char **argv)
 		takeover_test(a_package_is_upgraded),
 	};
 
-	if (given && *given)
-		seed = (unsigned int)strtoul(given, NULL, 10);
-	else if (getrandom(&seed, sizeof(seed), 0) < 0)
+	if (!seed_choose(&seed))
 		return 1;
 	setlinebuf(stdout);
 	crowd_at(service.socket, NULL);
