@@ -2006,7 +2006,7 @@ static void who_leaves_makes_room(void **state)
 /* A supervisor that says how many it stores is not sent more, and the log says what to do. */
 static void a_store_that_is_known_to_be_full(void **state)
 {
-	int ids[8];
+	int ids[8] = {0};
 
 	(void)state;
 	supervisor = supervisor_start();
