@@ -16,15 +16,12 @@
 #include "tests/lib/supervisor.h"
 #include "tests/lib/testing.h"
 
-#include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/sendfile.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 
 #define VERSION_120 "f7d38cdccd05d480006e4ae2ac023d89c18a83c6"

@@ -17,6 +17,7 @@
 
 #include "tests/lib/testing.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #define CLIENTS_MAX 1100

@@ -13,7 +13,6 @@
 #include "tests/lib/mesh.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdlib.h>
