@@ -475,9 +475,13 @@ static void whom_the_pidfile_names(void **state)
 	somebody_is_greeted(two);
 	for (int round = 0; round < 50; round++) {
 		pid_t standby;
+		int status;
 
-		server_kill();
+		/* It stops first, so that what is read is its standby, and not that one's own. */
+		server_signal(&server, SIGSTOP);
+		assert_int_equal(waitpid(server.pid, &status, WUNTRACED), server.pid);
 		standby = standby_now();
+		server_kill();
 		assert_that(standby, "round %d: it had no standby", round);
 		server_comes(standby);
 	}
