@@ -370,6 +370,19 @@ SigBlk: 0000000000000000
 	stop
 }
 
+# Runs the client in a terminal, whose keys come from the named pipe keys, and which goes to the file;
+# its program says which process is its client. The key must reach no shell between: there are some
+# that end with it, after the client. What a script runs in the background ignores it, and HUP under
+# nohup; newer timeouts leave it so.
+on_terminal() { # FILE PROGRAM
+	timeout --kill-after=5 60 env '--default-signal=HUP,INT,QUIT' \
+		script -qec "exec '$CLIENT' -n 1 '$SOCK' run $2" /dev/null <keys >"$1" 3>&- 9>&- &
+	script=$!
+	PIDS+=("$script")
+	eventually grep -q 'its client is' "$1"
+	client=$(sed -n 's/\r$//; s/.*its client is //p' "$1")
+}
+
 @test "signals to the client reach the program, a key's only once" {
 	need_tool script
 	start -f memory -n 1
@@ -380,18 +393,9 @@ SigBlk: 0000000000000000
 	mkfifo keys
 	exec 9<>keys
 	echo "$program" >program
-	# The key must reach no shell between: there are some that end with it, after the client.
-	# What a script runs in the background ignores it, and HUP under nohup; newer timeouts leave it so.
-	listening=(env '--default-signal=HUP,INT,QUIT')
-	timeout --kill-after=5 60 "${listening[@]}" \
-		script -qec "exec '$CLIENT' -n 1 '$SOCK' run bash program" /dev/null \
-		<keys >"$WORK/terminal" 3>&- 9>&- &
-	script=$!
-	PIDS+=("$script")
-	eventually grep -q 'its client is' "$WORK/terminal"
+	on_terminal "$WORK/terminal" 'bash program'
 	printf '\3' >&9
 	eventually grep -q 'got INT' "$WORK/terminal"
-	client=$(sed -n 's/\r$//; s/.*its client is //p' "$WORK/terminal")
 	for signal in HUP QUIT USR1 USR2; do
 		kill -s "$signal" "$client"
 		eventually grep -q "got $signal" "$WORK/terminal"
@@ -403,13 +407,7 @@ SigBlk: 0000000000000000
 	ends "$script" 9
 
 	# One that the key does not reach, since it has a session of its own, is not sent it by us.
-	timeout --kill-after=5 60 "${listening[@]}" \
-		script -qec "exec '$CLIENT' -n 1 '$SOCK' run setsid bash program" /dev/null \
-		<keys >"$WORK/terminal.ignored" 3>&- 9>&- &
-	script=$!
-	PIDS+=("$script")
-	eventually grep -q 'its client is' "$WORK/terminal.ignored"
-	client=$(sed -n 's/\r$//; s/.*its client is //p' "$WORK/terminal.ignored")
+	on_terminal "$WORK/terminal.ignored" 'setsid bash program'
 	printf '\3' >&9
 	sleep 0.3
 	kill -USR1 "$client"

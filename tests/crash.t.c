@@ -15,7 +15,6 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
@@ -36,19 +35,6 @@ static bool background; /* there is a standby */
 static bool killed;     /* it was, in this history */
 static int idle;        /* descriptors that it has open without peers, in the background */
 
-/* The process whose number is in the pidfile. */
-static pid_t pidfile_process(void)
-{
-	char path[128], *text;
-	pid_t pid;
-
-	snprintf(path, sizeof(path), "%s/pid", server.folder);
-	text = file_text(path);
-	pid = text ? atoi(text) : 0;
-	free(text);
-	return pid;
-}
-
 /* The same as server_begin, in the background. */
 static void daemon_begin(void)
 {
@@ -62,7 +48,7 @@ static void daemon_begin(void)
 		assert_true(status == 0 || !killed);
 		killed = killed || status != 0;
 	} while (status != 0);
-	server.pid = pidfile_process(); /* whose parent this process has become */
+	server.pid = server_pidfile(&server); /* whose parent this process has become */
 	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", server.pid, server.pid);
 	do { /* until there is a standby, which is the last that a start does */
 		free(children);
@@ -98,7 +84,7 @@ static bool server_renewed(void)
 	int status;
 
 	if (background) {
-		successor = pidfile_process();
+		successor = server_pidfile(&server);
 		if (successor && successor != server.pid) {
 			assert_int_equal(server_wait(&server, PATIENCE), -SIGKILL);
 			assert_false(killed);

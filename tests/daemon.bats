@@ -561,12 +561,7 @@ bytes_of() {
 			"$SERVER" -p "sock$i" -s "$SHM-$i" -i pid >"$WORK/log$i" 2>&1 3>&- &
 			PIDS+=($!)
 		done
-		all_but_one_ended() {
-			local n=0 i
-			for i in "${PIDS[@]: -3}"; do ! alive "$i" || n=$((n + 1)); done
-			[ "$n" -le 1 ]
-		}
-		eventually all_but_one_ended
+		eventually at_most_one_alive "${PIDS[@]: -3}"
 		eventually grep -q 'connect a node:' "$WORK"/log?
 		is "servers ready in round $round" "$(cat "$WORK"/log? | grep -c 'connect a node:')" 1
 		alive "$(cat pid)"
@@ -704,10 +699,7 @@ succession() {
 	listener=${PIDS[0]}
 	kill -STOP "$listener"
 	daemonize -s "$SHM"
-	for i in {1..30}; do
-		greeting "$SOCK" >"$WORK/greeting"
-		is "messages of greeting $i" "$(wc -l <"$WORK/greeting")" 4
-	done
+	greetings 30
 	kill -CONT "$listener"
 	all_there() { [ "$(grep -c 'ID 0 left' "$WORK/syslog")" = 30 ]; }
 	eventually all_there # though nothing else happens

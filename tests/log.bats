@@ -310,7 +310,7 @@ waits_for_writer() { # PROCESS
 }
 
 @test "a named pipe as the log: who reads it gets all, and who stops delays nobody" {
-	local i reader
+	local reader
 	mkfifo pipe
 	cat pipe >"$WORK/read" 3>&- &
 	reader=$!
@@ -319,10 +319,7 @@ waits_for_writer() { # PROCESS
 	start -s "$SHM" -o pipe
 	eventually grep -q 'connect a node' "$WORK/read"
 	kill -STOP "$reader"
-	for i in {1..20}; do
-		greeting "$SOCK" >"$WORK/greeting"
-		is "messages of greeting $i" "$(wc -l <"$WORK/greeting")" 4
-	done
+	greetings 20
 	kill -CONT "$reader"
 	eventually joined "$WORK/read" 20
 	# A reader that ends, and another one.

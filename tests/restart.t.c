@@ -8,10 +8,10 @@
  */
 #define _GNU_SOURCE
 #include "send_scm.h"
-#include "tests/lib/client.h"
-#include "tests/lib/deadline.h"
+#include "tests/lib/crowd.h"
+#include "tests/lib/mesh.h"
 #include "tests/lib/node.h"
-#include "tests/lib/server.h"
+#include "tests/lib/program.h"
 #include "tests/lib/testing.h"
 
 #include <dirent.h>
@@ -24,21 +24,14 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
-#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CLIENTS_MAX 1100
-
 static unsigned int seed;
 static char shm_name[32];
 
-/* One server and those who are connected, in the order in which they joined. */
 static struct server server;
-static struct client clients[CLIENTS_MAX];
-static size_t count;
 
 /*
  * The server, and its restarts
@@ -118,48 +111,6 @@ static void server_down(void)
  * Clients
  */
 
-/* The error of the first client that has one, for a message. */
-static const char *clients_why(void)
-{
-	const struct client *c = clients_error(clients, count);
-
-	return c ? c->error : "no client has an error";
-}
-
-static void everybody(client_condition *done, const void *argument)
-{
-	assert_that(clients_drive(clients, count, done, argument, PATIENCE), "%s", clients_why());
-}
-
-/* Somebody connects, and reads nothing yet. */
-static struct client *somebody_connects(struct client_options options)
-{
-	struct client *c = &clients[count++];
-
-	assert_true(count <= CLIENTS_MAX);
-	assert_that(client_connect(c, server.socket, options), "%s", c->error);
-	return c;
-}
-
-/* Somebody connects and is greeted, and all others have been told. */
-static struct client *somebody_joins(struct client_options options)
-{
-	struct client *c = somebody_connects(options);
-
-	assert_that(clients_drive(c, 1, client_greeted, NULL, PATIENCE), "%s", c->error);
-	if (options.vectors > 0)
-		everybody(client_sees, &c->id);
-	return c;
-}
-
-/* Somebody closes the connection. */
-static void somebody_goes(size_t i)
-{
-	client_free(&clients[i]);
-	count--;
-	memmove(&clients[i], &clients[i + 1], (count - i) * sizeof(clients[0]));
-}
-
 /* Somebody leaves, which the server has noticed and all others have been told. */
 static void somebody_leaves(size_t i)
 {
@@ -174,54 +125,8 @@ static void somebody_leaves(size_t i)
 /* All clients go, and then the server. */
 static void all_end(void)
 {
-	clients_free(clients, count);
-	count = 0;
+	everybody_goes();
 	server_down();
-}
-
-/* Rings every vector of one peer from all others: nobody but that vector may hear it. */
-static void bells_check(const struct client *target, int vector)
-{
-	for (size_t i = 0; i < count; i++)
-		assert_that(client_ring(&clients[i], target->id, vector),
-			    "%d cannot ring vector %d of %d: %s", clients[i].id, vector, target->id,
-			    strerror(errno));
-	for (size_t i = 0; i < count; i++) {
-		for (int v = 0; v < target->options.vectors; v++) {
-			bool meant = &clients[i] == target && v == vector;
-			uint64_t rung = client_rung(&clients[i], v);
-
-			assert_that(rung == (meant ? count : 0),
-				    "ringing vector %d of %d rang vector %d of %d %" PRIu64
-				    " times",
-				    vector, target->id, v, clients[i].id, rung);
-		}
-	}
-}
-
-/* Whether one knows exactly those who are there: the right number of them may be of another time.
- */
-static bool client_agrees(const struct client *c, const void *unused)
-{
-	size_t others = count - 1;
-
-	(void)unused;
-	if (!client_knows(c, &others))
-		return false;
-	for (size_t i = 0; i < count; i++)
-		if (!client_greeted(&clients[i], NULL) ||
-		    client_peer(c, clients[i].id)->vectors != clients[i].options.vectors)
-			return false;
-	return true;
-}
-
-/* Everybody knows exactly those who are there, and can ring each of their vectors. */
-static void everybody_agrees(void)
-{
-	everybody(client_agrees, NULL);
-	for (size_t i = 0; i < count; i++)
-		for (int v = 0; v < clients[i].options.vectors; v++)
-			bells_check(&clients[i], v);
 }
 
 /* The next message on a socket, whatever it is. */
@@ -637,11 +542,7 @@ static void every_kind_of_server(void **state)
 		somebody_joins(kinds[i].options);
 		server_restart(1);
 		somebody_joins(kinds[i].options);
-		if (kinds[i].options.vectors > 16)
-			for (int v = 0; v < kinds[i].options.vectors; v += 3)
-				bells_check(&clients[v % 2], v);
-		else if (kinds[i].options.vectors > 0)
-			everybody_agrees();
+		everybody_agrees();
 		all_end();
 		server_remove(&server);
 	}
@@ -747,8 +648,7 @@ static void the_last_descriptor(void **state)
 	server_restart(1);
 	somebody_joins(options);
 	everybody_agrees();
-	clients_free(clients, count);
-	count = 0;
+	everybody_goes();
 	assert_int_equal(server_stop(&server), 0);
 }
 
@@ -809,31 +709,6 @@ static void store_is_left_alone(void **state)
 	}
 }
 
-/* Every node reaches every other: its memory, and each of its vectors. */
-static void nodes_check(struct node **nodes, size_t n, uint64_t mark)
-{
-	for (size_t i = 0; i < n; i++)
-		node_store(nodes[i], 64 * i, mark + i);
-	for (size_t i = 0; i < n; i++)
-		for (size_t j = 0; j < n; j++)
-			assert_int_equal(node_load(nodes[i], 64 * j), mark + j);
-	for (size_t i = 0; i < n; i++) {
-		for (size_t j = 0; j < n; j++) {
-			unsigned int vector = (unsigned int)(i + j) % 4;
-
-			if (i == j)
-				continue;
-			node_ring(nodes[i], node_id(nodes[j]), vector);
-			node_settle(nodes[j]);
-			assert_true(node_rung(nodes[j], vector));
-			assert_int_equal(node_rung_count(nodes[j]), 1);
-			node_quiet(nodes[j]);
-		}
-	}
-	for (size_t i = 0; i < n; i++)
-		assert_true(node_alive(nodes[i]));
-}
-
 static void qemu_nodes(void **state)
 {
 	const char *missing = node_missing();
@@ -872,8 +747,7 @@ static int teardown(void **state)
 	char path[64];
 
 	(void)state;
-	clients_free(clients, count);
-	count = 0;
+	everybody_goes();
 	nodes_end();
 	server_remove(&server);
 	server = (struct server){0};
@@ -890,33 +764,17 @@ static int teardown(void **state)
 		.initial_state = (test)                                             \
 	}
 
-/*
- * Gives the test a server of its own, which another user can execute by its path too, and which
- * nobody rebuilds meanwhile. Without TEST_DIR, the test takes the one that is there.
- */
-static bool program_copy(void)
+/* The tests have a server of their own, which another user can execute by its path too, and which
+ * nobody rebuilds meanwhile. */
+static int setup(void **state)
 {
-	const char *folder = getenv("TEST_DIR"), *program = getenv("SERVER");
-	char copy[PATH_MAX];
-	int from, to;
-	ssize_t n;
-
-	if (!folder || !program)
-		return true;
-	snprintf(copy, sizeof(copy), "%s/tm_ivshmem_server", folder);
-	from = open(program, O_RDONLY | O_CLOEXEC);
-	to = open(copy, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0755);
-	do
-		n = sendfile(to, from, NULL, 1 << 20);
-	while (n > 0);
-	close(from);
-	close(to);
-	return n == 0 && setenv("SERVER", copy, 1) == 0;
+	(void)state;
+	program_put(tested);
+	return 0;
 }
 
 int main(void)
 {
-	const char *given = getenv("SEED");
 	const struct CMUnitTest tests[] = {
 		restart_test(nobody_is_cut_off),
 		restart_test(place_is_kept),
@@ -936,13 +794,12 @@ int main(void)
 		restart_test(qemu_nodes),
 	};
 
-	if (!program_copy())
+	if (!program_begin("tm_ivshmem_server"))
 		return 1;
-	if (given)
-		seed = (unsigned int)strtoul(given, NULL, 10);
-	else if (getrandom(&seed, sizeof(seed), 0) < 0)
+	if (!seed_choose(&seed))
 		return 1;
 	snprintf(shm_name, sizeof(shm_name), "tm-restart-%d", (int)getpid());
 	descriptors_allow();
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	crowd_at(server.socket, server.log);
+	return cmocka_run_group_tests(tests, setup, NULL);
 }

@@ -530,12 +530,7 @@ held_at() { # CALL:HOW COMMAND...
 			pids+=($!)
 		done
 		PIDS+=("${pids[@]}")
-		all_but_one_ended() {
-			local n=0 pid
-			for pid in "${pids[@]}"; do ! alive "$pid" || n=$((n + 1)); done
-			[ "$n" -le 1 ]
-		}
-		eventually all_but_one_ended
+		eventually at_most_one_alive "${pids[@]}"
 		for i in 1 2 3; do
 			if alive "${pids[i - 1]}"; then
 				PID=${pids[i - 1]} LOG=$WORK/log$i

@@ -7,28 +7,24 @@
  */
 #define _GNU_SOURCE
 #include "server/ledger.h"
+#include "tests/lib/crowd.h"
 #include "tests/lib/faults.h"
 #include "tests/lib/mesh.h"
 #include "tests/lib/node.h"
+#include "tests/lib/program.h"
 #include "tests/lib/supervisor.h"
 #include "tests/lib/testing.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/random.h>
-#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
-
-#define CLIENTS_MAX 1000
 
 /* KiB of memory that a standby may have for itself; a sanitizer takes some. */
 #ifdef __SANITIZE_ADDRESS__
@@ -39,18 +35,14 @@
 
 static unsigned int seed;
 static char shm_name[32];
-static char program[PATH_MAX], tested[PATH_MAX]; /* the path from which servers are started, and
-						    what is put there */
 
-/* What a test has: the server that is in charge, the ledger of all that come one after the other,
- * and those who are connected. */
+/* What a test has: the server that is in charge, and the ledger of all that come one after the
+ * other. */
 static struct server server;
 static pid_t first; /* of these servers; the group of all of them has its number */
 static struct ledger *ledger;
 static size_t ledger_length;
 static int idle; /* descriptors that a server has open without nodes */
-static struct client clients[CLIENTS_MAX];
-static size_t count;
 
 /*
  * The server
@@ -61,80 +53,17 @@ static void moment(unsigned int us)
 	nanosleep(&(struct timespec){.tv_nsec = 1000L * us}, NULL);
 }
 
-/* Puts a file to the path from which servers are started. */
-static void program_put(const char *from)
-{
-	char fresh[PATH_MAX + 8];
-	int in = open(from, O_RDONLY | O_CLOEXEC), out;
-	ssize_t n;
-
-	snprintf(fresh, sizeof(fresh), "%s.new", program);
-	out = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0755);
-	do
-		n = sendfile(out, in, NULL, 1 << 20);
-	while (n > 0);
-	assert_int_equal(n, 0);
-	close(in);
-	close(out);
-	assert_int_equal(rename(fresh, program), 0);
-}
-
-/* Whether the server runs the file that stands there now. */
-static bool program_runs(void)
-{
-	char path[64];
-	struct stat running, there;
-
-	snprintf(path, sizeof(path), "/proc/%d/exe", (int)server.pid);
-	return stat(path, &running) == 0 && stat(program, &there) == 0 &&
-	       running.st_dev == there.st_dev && running.st_ino == there.st_ino;
-}
-
-/* The process whose number is in the pidfile. */
-static pid_t pidfile_process(void)
-{
-	char path[128], *text;
-	pid_t pid;
-
-	snprintf(path, sizeof(path), "%s/pid", server.folder);
-	text = file_text(path);
-	pid = text ? atoi(text) : 0;
-	free(text);
-	return pid;
-}
-
-/* What stands in a file of a process in /proc. */
-static char *process_text(pid_t pid, const char *file)
-{
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, file);
-	return file_text(path);
-}
-
 /* Maps the ledger of the server. */
 static void ledger_find(void)
 {
-	char path[64], target[64];
+	int fd = server_ledger(&server);
 	struct stat st;
-	ssize_t n;
-	int fd;
 
-	ledger = NULL;
-	for (int number = 3; number < 64 && !ledger; number++) {
-		snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)server.pid, number);
-		n = readlink(path, target, sizeof(target) - 1);
-		target[n < 0 ? 0 : n] = '\0';
-		if (strncmp(target, "/memfd:tm_ivshmem", 17) != 0)
-			continue;
-		fd = open(path, O_RDWR | O_CLOEXEC);
-		assert_int_equal(fstat(fd, &st), 0);
-		ledger_length = (size_t)st.st_size;
-		ledger = mmap(NULL, ledger_length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-		assert_true(ledger != MAP_FAILED);
-		close(fd);
-	}
-	assert_non_null(ledger);
+	assert_int_equal(fstat(fd, &st), 0);
+	ledger_length = (size_t)st.st_size;
+	ledger = mmap(NULL, ledger_length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	assert_true(ledger != MAP_FAILED);
+	close(fd);
 }
 
 /* KiB of memory that a process has for itself alone. */
@@ -221,7 +150,7 @@ static void server_up(const char *const *args)
 		all[n++] = *args++;
 	assert_that(server_spawn(&server, all), "%s", server.error);
 	assert_that(server_wait(&server, PATIENCE) == 0, "%s", server_log(&server));
-	first = server.pid = pidfile_process(); /* whose parent this process has become */
+	first = server.pid = server_pidfile(&server); /* whose parent this process has become */
 	ledger_find();
 	standby_wait(0);
 	idle = server_idle(&server);
@@ -260,7 +189,7 @@ static void server_comes(pid_t standby)
 {
 	int64_t deadline = deadline_in(PATIENCE);
 
-	while (pidfile_process() != standby)
+	while (server_pidfile(&server) != standby)
 		assert_that(deadline_ahead(deadline) && process_lives(standby),
 			    "process %d does not take over", (int)standby);
 	server.pid = standby;
@@ -294,9 +223,7 @@ static void gone_wait(void)
 /* Forgets all of it, also what a test that failed has left. */
 static void all_forget(void)
 {
-	clients_free(clients, count);
-	memset(clients, 0, sizeof(clients));
-	count = 0;
+	everybody_goes();
 	if (first > 0) {
 		kill(-first, SIGKILL);
 		kill(-first, SIGCONT);
@@ -315,8 +242,7 @@ static void all_end(void)
 {
 	char path[128];
 
-	clients_free(clients, count);
-	count = 0;
+	everybody_goes();
 	server_rests();
 	assert_that(server_descriptors_wait(&server, idle, PATIENCE),
 		    "%d descriptors instead of %d", server_descriptors(&server), idle);
@@ -329,79 +255,11 @@ static void all_end(void)
 }
 
 /*
- * Clients
+ * Tests
  */
 
 static const struct client_options two = {.vectors = 2, .keep = true};
 #define TWO SERVER_ARGS("-f", "memory", "-n", "2")
-
-/* Lets some of them read, n from one on, until the condition holds for each. */
-static void some_drive(size_t from, size_t n, client_condition *done, const void *argument)
-{
-	const struct client *wrong;
-
-	if (clients_drive(&clients[from], n, done, argument, PATIENCE))
-		return;
-	wrong = clients_error(&clients[from], n);
-	fail_msg("%s", wrong ? wrong->error : "no client has an error");
-}
-
-static struct client *somebody_connects(struct client_options options)
-{
-	struct client *c = &clients[count];
-
-	assert_true(count < CLIENTS_MAX);
-	count++;
-	assert_that(client_connect(c, server.socket, options), "%s", c->error);
-	return c;
-}
-
-static struct client *somebody_joins(struct client_options options)
-{
-	struct client *c = somebody_connects(options);
-
-	some_drive(count - 1, 1, client_greeted, NULL);
-	return c;
-}
-
-static void somebody_goes(size_t i)
-{
-	client_free(&clients[i]);
-	count--;
-	memmove(&clients[i], &clients[i + 1], (count - i) * sizeof(clients[0]));
-	memset(&clients[count], 0, sizeof(clients[0]));
-}
-
-/* Whether one knows exactly those who are there; without vectors there is nothing to know. */
-static bool client_agrees(const struct client *c, const void *unused)
-{
-	size_t others = c->options.vectors ? count - 1 : 0;
-
-	(void)unused;
-	if (!client_knows(c, &others))
-		return false;
-	for (size_t i = 0; i < count && others; i++)
-		if (&clients[i] != c && !client_sees(c, &clients[i].id))
-			return false;
-	return true;
-}
-
-/* All know exactly who is there, and ring each other. */
-static void everybody_agrees(void)
-{
-	some_drive(0, count, client_agrees, NULL);
-	for (size_t to = 0; to < count; to++) {
-		int vectors = clients[to].options.vectors;
-
-		for (size_t from = 0; from < count && vectors; from++)
-			assert_true(client_ring(&clients[from], clients[to].id, vectors - 1));
-		assert_true(!vectors || (size_t)client_rung(&clients[to], vectors - 1) == count);
-	}
-}
-
-/*
- * Tests
- */
 
 struct kind {
 	const char *const *args;
@@ -413,7 +271,7 @@ static void kind_check(const struct kind *kind)
 {
 	server_up(kind->args);
 	for (int id = 0; id < 3; id++)
-		assert_int_equal(somebody_joins(kind->options)->id, id);
+		assert_int_equal(somebody_is_greeted(kind->options)->id, id);
 	for (int round = 1; round <= 2; round++) {
 		pid_t standby = server_halt();
 
@@ -425,7 +283,7 @@ static void kind_check(const struct kind *kind)
 		assert_int_equal(clients[0].id, 0);
 		assert_int_equal(clients[2].id, 2 + round);
 	}
-	somebody_joins(kind->options);
+	somebody_is_greeted(kind->options);
 	everybody_agrees();
 	all_end();
 }
@@ -497,7 +355,7 @@ static void any_moment_may_be_the_last(void **state)
 			life_goes_on();
 		server_comes(standby);
 		if (kill % 10 == 0)
-			some_drive(0, count, client_agrees, NULL);
+			everybody(client_agrees, NULL);
 	}
 	all_end();
 }
@@ -547,8 +405,8 @@ static void nobody_comes_between(void **state)
 
 	(void)state;
 	server_up(TWO);
-	somebody_joins(two);
-	somebody_joins(two);
+	somebody_is_greeted(two);
+	somebody_is_greeted(two);
 	for (int round = 0; round < 2; round++) {
 		standby = server_halt();
 		kill(standby, SIGSTOP);
@@ -583,7 +441,7 @@ static void both_are_killed(void **state)
 		pid_t standby;
 
 		server_up(TWO);
-		somebody_joins(two);
+		somebody_is_greeted(two);
 		standby = server_halt();
 		start = clock_ms();
 		server_signal(&server, SIGKILL);
@@ -600,7 +458,7 @@ static void both_are_killed(void **state)
 			some_drive(0, 1, client_ended, NULL);
 			somebody_goes(0);
 			server_up(TWO);
-			somebody_joins(two);
+			somebody_is_greeted(two);
 			everybody_agrees();
 			all_end();
 		} else {
@@ -614,16 +472,20 @@ static void whom_the_pidfile_names(void **state)
 {
 	(void)state;
 	server_up(TWO);
-	somebody_joins(two);
+	somebody_is_greeted(two);
 	for (int round = 0; round < 50; round++) {
 		pid_t standby;
+		int status;
 
-		server_kill();
+		/* It stops first, so that what is read is its standby, and not that one's own. */
+		server_signal(&server, SIGSTOP);
+		assert_int_equal(waitpid(server.pid, &status, WUNTRACED), server.pid);
 		standby = standby_now();
+		server_kill();
 		assert_that(standby, "round %d: it had no standby", round);
 		server_comes(standby);
 	}
-	somebody_joins(two);
+	somebody_is_greeted(two);
 	everybody_agrees();
 	all_end();
 }
@@ -658,7 +520,7 @@ static void no_descriptor_is_left(void **state)
 		somebody_goes(count - 1);
 	}
 	first_leaves(); /* else there would be no room */
-	somebody_joins(two);
+	somebody_is_greeted(two);
 	everybody_agrees();
 	all_end();
 }
@@ -671,22 +533,22 @@ static void the_program_on_disk(void **state)
 
 	(void)state;
 	server_up(TWO);
-	somebody_joins(two);
+	somebody_is_greeted(two);
 	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
 		unlink(program);
 		if (others[i])
 			program_put(others[i]);
 		for (int round = 0; round < 2; round++) {
 			server_dies();
-			somebody_joins(two);
+			somebody_is_greeted(two);
 			everybody_agrees();
 			server_rests();
-			assert_false(program_runs());
+			assert_false(program_runs(server.pid));
 		}
 	}
 	program_put(tested);
 	server_dies();
-	for (int64_t deadline = deadline_in(PATIENCE); !program_runs();)
+	for (int64_t deadline = deadline_in(PATIENCE); !program_runs(server.pid);)
 		assert_that(deadline_ahead(deadline), "the program on disk is not executed");
 	everybody_agrees();
 	/* If that is what runs, nothing is executed, for which the standby would have to end. */
@@ -706,12 +568,12 @@ static void crash_loop(void **state)
 
 	(void)state;
 	server_up(TWO);
-	somebody_joins(two);
+	somebody_is_greeted(two);
 	snprintf(path, sizeof(path), "%s/pid", server.folder);
 	for (int death = 1; death <= DEATHS; death++) {
 		pid_t standby = server_halt();
 
-		assert_int_equal(pidfile_process(), server.pid);
+		assert_int_equal(server_pidfile(&server), server.pid);
 		server_signal(&server, SIGKILL);
 		assert_int_equal(server_wait(&server, PATIENCE), -SIGKILL);
 		if (death < DEATHS) {
@@ -725,7 +587,7 @@ static void crash_loop(void **state)
 	assert_int_equal(access(server.socket, F_OK), -1);
 	somebody_goes(0);
 	server_up(TWO);
-	somebody_joins(two);
+	somebody_is_greeted(two);
 	all_end();
 }
 
@@ -738,7 +600,7 @@ static void the_standby_itself(void **state)
 
 	(void)state;
 	server_up(TWO);
-	somebody_joins(two);
+	somebody_is_greeted(two);
 	standby = standby_wait(0);
 	for (size_t i = 0; i < sizeof(harmless) / sizeof(harmless[0]); i++)
 		assert_int_equal(kill(standby, harmless[i]), 0);
@@ -781,7 +643,7 @@ static void a_restart_in_place(void **state)
 
 	(void)state;
 	server_up(TWO);
-	somebody_joins(two);
+	somebody_is_greeted(two);
 	for (int round = 0; round < 2; round++) {
 		server_rests(); /* who took over has executed what is there by now */
 		standby = standby_wait(0);
@@ -790,8 +652,8 @@ static void a_restart_in_place(void **state)
 		if (!round)
 			standby_wait(standby);
 		server_rests();
-		assert_int_equal(program_runs(), !round);
-		somebody_joins(two);
+		assert_int_equal(program_runs(server.pid), !round);
+		somebody_is_greeted(two);
 		server_dies();
 		everybody_agrees();
 	}
@@ -817,8 +679,8 @@ static void fault_run(const struct fault *fault, struct calls *calls)
 	pid_t standby;
 
 	server_up(TWO);
-	somebody_joins(two);
-	somebody_joins(two);
+	somebody_is_greeted(two);
+	somebody_is_greeted(two);
 	standby = standby_wait(0);
 	standby_sleeps(standby);
 	snprintf(log, sizeof(log), "%s/strace", server.folder);
@@ -833,8 +695,7 @@ static void fault_run(const struct fault *fault, struct calls *calls)
 	for (size_t i = 0; i < calls->n; i++)
 		if (!strcmp(calls->list[i].name, "pselect6"))
 			calls->n = i;
-	clients_free(clients, count);
-	count = 0;
+	everybody_goes();
 	server_rests();
 	assert_int_equal(server_stop(&server), 0);
 	assert_int_equal(access(server.socket, F_OK), -1);
@@ -887,18 +748,18 @@ static void a_thousand_nodes(void **state)
 	if (descriptors_allow() < 3000)
 		skip_because("the limit of descriptors is too low");
 	server_up(SERVER_ARGS("-f", "memory", "-n", "1"));
-	while (count < CLIENTS_MAX - 1)
+	while (count < 999)
 		somebody_connects(one);
-	some_drive(0, count, client_knows, &(size_t){count - 1});
+	everybody(client_knows, &(size_t){count - 1});
 	server_rests();
 	standby = server_halt();
 	start = clock_ms();
 	server_kill();
-	somebody_joins(one);
+	somebody_is_greeted(one);
 	printf("# %zu nodes: somebody is greeted %d ms after the death\n", count - 1,
 	       (int)(clock_ms() - start));
 	server_comes(standby);
-	some_drive(0, count, client_knows, &(size_t){count - 1});
+	everybody(client_knows, &(size_t){count - 1});
 	all_end();
 }
 
@@ -910,14 +771,13 @@ static void who_has_none(void **state)
 		server.supervisor = supervised ? supervisor_start() : NULL;
 		assert_true(server_start(&server, TWO));
 		ledger_find();
-		somebody_joins(two);
+		somebody_is_greeted(two);
 		server_signal(&server, SIGHUP);
 		assert_true(server_log_wait(&server, "restarted in place", PATIENCE));
-		somebody_joins(two);
+		somebody_is_greeted(two);
 		everybody_agrees();
 		assert_int_equal(ledger->standby, -1);
-		clients_free(clients, count);
-		count = 0;
+		everybody_goes();
 		assert_int_equal(server_stop(&server), 0);
 		supervisor_free(server.supervisor);
 		all_forget();
@@ -947,8 +807,6 @@ static int teardown(void **state)
 
 int main(void)
 {
-	const char *given = getenv("SEED"), *server_path = getenv("SERVER"),
-		   *folder = getenv("TEST_DIR");
 	const struct CMUnitTest tests[] = {
 		standby_test(every_kind_of_server),
 		standby_test(any_moment_may_be_the_last),
@@ -966,21 +824,13 @@ int main(void)
 		standby_test(a_thousand_nodes),
 	};
 
-	if (!realpath(server_path ? server_path : "./tm_ivshmem_server", tested) ||
-	    !realpath(folder ? folder : "build", program)) {
-		perror("no server to test");
+	if (!program_begin("tm_ivshmem_server"))
 		return 1;
-	}
-	strncat(program, "/bin", sizeof(program) - strlen(program) - 1);
-	mkdir(program, 0755);
-	strncat(program, "/tm_ivshmem_server", sizeof(program) - strlen(program) - 1);
-	setenv("SERVER", program, 1);
-	if (given)
-		seed = (unsigned int)strtoul(given, NULL, 10);
-	else if (getrandom(&seed, sizeof(seed), 0) < 0)
+	if (!seed_choose(&seed))
 		return 1;
 	snprintf(shm_name, sizeof(shm_name), "tm-standby-%d", (int)getpid());
 	setlinebuf(stdout);
+	crowd_at(server.socket, server.log);
 	descriptors_allow();
 	/* Servers in the background become this process's children. */
 	if (prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)

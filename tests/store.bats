@@ -875,12 +875,7 @@ race_to_create() { # STRACE ARGUMENT...
 			"$SERVER" -f store -p "sock$i" >"$WORK/log$i" 2>&1 3>&- &
 			PIDS+=($!)
 		done
-		all_but_one_ended() {
-			local n=0 i
-			for i in "${PIDS[@]: -4}"; do ! alive "$i" || n=$((n + 1)); done
-			[ "$n" -le 1 ]
-		}
-		eventually all_but_one_ended
+		eventually at_most_one_alive "${PIDS[@]: -4}"
 		eventually grep -q 'connect a node:' "$WORK"/log?
 		is "servers ready in round $round" "$(cat "$WORK"/log? | grep -c 'connect a node:')" 1
 		is "sockets in round $round" "$(find . -type s | wc -l)" 1

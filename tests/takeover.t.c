@@ -8,6 +8,7 @@
  * SEED repeats a run.
  */
 #define _GNU_SOURCE
+#include "tests/lib/crowd.h"
 #include "tests/lib/mesh.h"
 #include "tests/lib/node.h"
 #include "tests/lib/supervisor.h"
@@ -22,21 +23,16 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
-#define CLIENTS_MAX 1100
-
 static unsigned int seed;
 static char shm_name[32];
 
-/* One server, the supervisor that it runs under, and those who are connected. */
+/* One server, and the supervisor that it runs under. */
 static struct server server;
 static struct supervisor *supervisor;
-static struct client clients[CLIENTS_MAX];
-static size_t count;
 static size_t came; /* where in the log the lines of the process begin that runs */
 
 /*
@@ -69,14 +65,7 @@ static size_t log_length(void)
 /* Its last lines, for a message. */
 static const char *log_end(void)
 {
-	static char end[600];
-	char *log = log_from(0);
-	size_t length = strlen(log);
-
-	snprintf(end, sizeof(end), "%s",
-		 log + (length < sizeof(end) ? 0 : length - sizeof(end) + 1));
-	free(log);
-	return end;
+	return file_end(server.log);
 }
 
 /* How often a text stands there. */
@@ -209,8 +198,7 @@ static void log_check(void)
  */
 static void all_end(void)
 {
-	clients_free(clients, count);
-	count = 0;
+	everybody_goes();
 	assert_that(supervisor_wait(supervisor, "node-*", 0, PATIENCE), "%zu nodes stay stored",
 		    supervisor_count(supervisor, "node-*"));
 	assert_int_equal(server_stop(&server), 0);
@@ -237,94 +225,6 @@ static void all_forget(void)
 	server = (struct server){0};
 }
 
-/*
- * Clients
- */
-
-static void drive(size_t from, client_condition *done, const void *argument)
-{
-	const struct client *wrong;
-
-	if (clients_drive(&clients[from], count - from, done, argument, PATIENCE))
-		return;
-	wrong = clients_error(&clients[from], count - from);
-	fail_msg("%s", wrong ? wrong->error : "no client has an error");
-}
-
-/* Somebody connects, and reads nothing yet. */
-static struct client *somebody_connects(struct client_options options)
-{
-	struct client *c = &clients[count];
-
-	assert_true(count < CLIENTS_MAX);
-	count++;
-	assert_that(client_connect(c, server.socket, options), "%s", c->error);
-	return c;
-}
-
-/* Somebody connects and is greeted, and all those from there on have been told. */
-static struct client *somebody_joins(size_t from, struct client_options options)
-{
-	struct client *c = somebody_connects(options);
-
-	assert_that(clients_drive(c, 1, client_greeted, NULL, PATIENCE), "%s", c->error);
-	if (options.vectors > 0)
-		drive(from, client_sees, &c->id);
-	return c;
-}
-
-/* Somebody closes the connection. */
-static void somebody_goes(size_t i)
-{
-	client_free(&clients[i]);
-	count--;
-	memmove(&clients[i], &clients[i + 1], (count - i) * sizeof(clients[0]));
-	memset(&clients[count], 0, sizeof(clients[0]));
-}
-
-/* Whether one knows exactly those who are there. */
-static bool client_agrees(const struct client *c, const void *unused)
-{
-	size_t others = c->options.vectors ? count - 1 : 0;
-
-	(void)unused;
-	if (!client_knows(c, &others))
-		return false;
-	for (size_t i = 0; i < count; i++)
-		if (!client_greeted(&clients[i], NULL) ||
-		    client_peer(c, clients[i].id)->vectors != clients[i].options.vectors)
-			return false;
-	return true;
-}
-
-/* Rings a vector of one peer from all: nobody but that vector may hear it. */
-static void bell_check(const struct client *target, int vector)
-{
-	for (size_t i = 0; i < count; i++)
-		assert_true(client_ring(&clients[i], target->id, vector));
-	for (size_t i = 0; i < count; i++)
-		for (int v = 0; v < target->options.vectors; v++) {
-			bool meant = &clients[i] == target && v == vector;
-
-			assert_int_equal(client_rung(&clients[i], v), meant ? count : 0);
-		}
-}
-
-/* All know exactly who is there, ring each other, and have one memory. */
-static void everybody_agrees(void)
-{
-	drive(0, client_agrees, NULL);
-	for (size_t i = 0; i < count; i++) {
-		const struct client *c = &clients[i];
-		int step = c->options.vectors / 8 + 1;
-
-		for (int v = 0; v < c->options.vectors; v += step)
-			bell_check(c, (v + (int)i) % c->options.vectors);
-		assert_true(c->memory_dev == clients[0].memory_dev);
-		assert_true(c->memory_ino == clients[0].memory_ino);
-	}
-}
-
 /* Those that are stored are those who are there, and nobody else. */
 static void store_settles(size_t own)
 {
@@ -345,6 +245,14 @@ static const struct client_options two = {.vectors = 2, .keep = true};
 #define OWN 4 /* descriptors of its own that a server of a file stores */
 static const char *const own_names[OWN] = {"ledger", "object", "lock", "our-listener"};
 
+/* Starts a server, and so many nodes join. */
+static void nodes_up(size_t nodes)
+{
+	server_up(TWO);
+	for (size_t i = 0; i < nodes; i++)
+		somebody_joins(two);
+}
+
 struct kind {
 	const char *const *args;
 	struct client_options options;
@@ -363,7 +271,7 @@ static void kind_check(const struct kind *kind)
 	ready_wait(1);
 	store_settles(kind->own);
 	for (int i = 0; i < 3; i++)
-		somebody_joins(0, kind->options);
+		somebody_joins(kind->options);
 	if (!kind->options.memoryless)
 		assert_int_equal(pwrite(clients[0].memory, mark, sizeof(mark), 0), sizeof(mark));
 	for (int death = 1; death <= 2; death++) {
@@ -388,10 +296,9 @@ static void kind_check(const struct kind *kind)
 	assert_int_equal(clients[0].id, 0);
 	somebody_goes(1);
 	everybody_agrees();
-	somebody_joins(0, kind->options);
+	somebody_joins(kind->options);
 	everybody_agrees();
-	clients_free(clients, count);
-	count = 0;
+	everybody_goes();
 	assert_that(server_descriptors_wait(&server, idle, PATIENCE),
 		    "%d descriptors instead of %d", server_descriptors(&server), idle);
 	all_end();
@@ -446,9 +353,11 @@ static void who_does_not_read_misses_nothing(void **state)
 
 	(void)state;
 	server_up(args);
-	somebody_joins(0, options);
-	for (int i = 0; i < 9; i++)
-		somebody_joins(1, options);
+	somebody_joins(options);
+	for (int i = 0; i < 9; i++) {
+		id = somebody_is_greeted(options)->id;
+		some_drive(1, count - 1, client_sees, &id);
+	}
 	somebody_connects(options);
 	logged_wait(came, "ID 10 joined");
 	id = 10;
@@ -462,7 +371,7 @@ static void who_does_not_read_misses_nothing(void **state)
 					  PATIENCE));
 	}
 	somebody_connects(options);
-	drive(0, client_agrees, NULL);
+	everybody(client_agrees, NULL);
 	/* They were sent what they had not been before: of most, all. */
 	assert_true(clients[0].left >= 1 && clients[0].messages > 500);
 	store_settles(OWN);
@@ -649,7 +558,7 @@ static void a_start_may_fail_anywhere(void **state)
 		}
 		server.alarm_us = 0;
 		server_up(TWO);
-		somebody_joins(0, two);
+		somebody_joins(two);
 		store_settles(OWN);
 		all_end();
 	}
@@ -669,7 +578,7 @@ static void a_successor_was_announced(void **state)
 	server_up(args);
 	snprintf(pidfile, sizeof(pidfile), "%s/pid", server.folder);
 	for (int i = 0; i < 3; i++)
-		somebody_joins(0, two);
+		somebody_joins(two);
 	for (int round = 1; round <= 2; round++) {
 		server_signal(&server, SIGUSR2);
 		assert_int_equal(server_wait(&server, PATIENCE), 0);
@@ -702,7 +611,7 @@ static void a_successor_is_not_kept_waiting(void **state)
 	assert_int_equal(server_wait(&server, PATIENCE), 0);
 	assert_in_range(clock_ms() - start, 0, 900); /* a stop waits for a second */
 	successor_up(args, 1);
-	drive(0, client_agrees, NULL);
+	everybody(client_agrees, NULL);
 	all_end();
 	log_check();
 }
@@ -710,9 +619,7 @@ static void a_successor_is_not_kept_waiting(void **state)
 static void a_stop_and_a_start_is_a_restart(void **state)
 {
 	(void)state;
-	server_up(TWO);
-	for (int i = 0; i < 3; i++)
-		somebody_joins(0, two);
+	nodes_up(3);
 	for (int round = 1; round <= 2; round++) {
 		assert_int_equal(server_stop(&server), 0);
 		assert_int_equal(access(server.socket, F_OK), -1);
@@ -720,7 +627,7 @@ static void a_stop_and_a_start_is_a_restart(void **state)
 		successor_up(TWO, 3);
 		everybody_agrees();
 		somebody_goes(1);
-		somebody_joins(0, two);
+		somebody_joins(two);
 		everybody_agrees();
 		store_settles(OWN);
 	}
@@ -735,14 +642,12 @@ static void a_stop_that_stays_one_lets_all_go(void **state)
 		server_up(TWO);
 		assert_int_equal(logged_times(came, "took over"), 0);
 		for (int i = 0; i < 3; i++)
-			assert_int_equal(somebody_joins(0, two)->id, i);
+			assert_int_equal(somebody_joins(two)->id, i);
 		everybody_agrees();
 		assert_int_equal(server_stop(&server), 0);
 		assert_int_equal(access(server.socket, F_OK), -1);
 		supervisor_empty(supervisor);
-		drive(0, client_ended, NULL);
-		clients_free(clients, count);
-		count = 0;
+		everybody_is_let_go();
 	}
 	log_check();
 }
@@ -809,7 +714,7 @@ static void a_watchdog_is_fed(void **state)
 	/* The supervisor is not waited for, and not overrun. */
 	supervisor_pause(supervisor);
 	for_a_while(500);
-	somebody_joins(0, two);
+	somebody_joins(two);
 	supervisor_resume(supervisor);
 	store_settles(OWN);
 	assert_int_equal(server_stop(&server), 0);
@@ -825,25 +730,23 @@ static void misfit_check(const char *const *args, struct client_options options,
 {
 	struct client fresh;
 
-	server_up(TWO);
-	for (int i = 0; i < 3; i++)
-		somebody_joins(0, two);
+	nodes_up(3);
 	server_kill();
 	assert_true(client_connect(&fresh, server.socket, options));
 	server_up(args);
-	drive(0, client_ended, NULL);
+	everybody(client_ended, NULL);
 	for (int i = 0; i < 3; i++)
 		assert_that(let_go(came, i) == 1, "ID %d is not named: %s", i, log_end());
 	assert_that(clients_drive(&fresh, 1, client_greeted, NULL, PATIENCE), "%s", fresh.error);
 	assert_true((fresh.memory_ino != clients[0].memory_ino) == other_memory);
-	clients_free(clients, count);
+	everybody_goes();
 	clients[0] = fresh;
 	count = 1;
 	assert_true(supervisor_wait(supervisor, "node-*", 1, PATIENCE));
 	/* And that, in turn, is what the next takes over. */
 	server_kill();
 	successor_up(args, 1);
-	somebody_joins(0, options);
+	somebody_joins(options);
 	if (!options.memoryless)
 		everybody_agrees();
 	assert_int_equal(let_go(came, -1), 0);
@@ -927,9 +830,7 @@ static void another_object_at_the_same_path(void **state)
 {
 	(void)state;
 	for (int removed = 0; removed < 2; removed++) {
-		server_up(TWO);
-		for (int i = 0; i < 2; i++)
-			somebody_joins(0, two);
+		nodes_up(2);
 		server_kill();
 		memory_replace("a backup", removed ? 0 : 1 << 20);
 		successor_up(TWO, 2);
@@ -937,16 +838,15 @@ static void another_object_at_the_same_path(void **state)
 					      "warning: the nodes use a file that is no longer "
 					      "at"),
 				 1);
-		somebody_joins(0, two);
+		somebody_joins(two);
 		everybody_agrees();
 		store_settles(OWN);
 		/* And once they are gone, it is the one that stands there. */
 		server_kill();
-		clients_free(clients, count);
-		count = 0;
+		everybody_goes();
 		server_up(TWO);
 		assert_int_equal(logged_times(came, "warning"), 0);
-		memory_check(somebody_joins(0, two), removed ? "" : "a backup");
+		memory_check(somebody_joins(two), removed ? "" : "a backup");
 		store_settles(OWN);
 		all_end();
 		all_forget();
@@ -961,10 +861,9 @@ static void another_object_at_the_same_path(void **state)
 static void server_ends_alone(int how)
 {
 	free(table_of_nodes());
-	clients_free(clients, count);
+	everybody_goes();
 	if (how == 0) /* they have gone before it, or while none runs */
 		assert_true(supervisor_wait(supervisor, "node-*", 0, PATIENCE));
-	count = 0;
 	server_signal(&server, how < 2 ? SIGKILL : how == 2 ? SIGTERM : SIGUSR2);
 	assert_int_equal(server_wait(&server, PATIENCE), how < 2 ? -SIGKILL : 0);
 }
@@ -977,13 +876,13 @@ static void a_backup_is_put_back(void **state)
 		for (int removed = 0; removed < 2; removed++) {
 			server_up(TWO);
 			for (int i = 0; i < 2; i++)
-				assert_int_equal(somebody_joins(0, two)->id, i);
+				assert_int_equal(somebody_joins(two)->id, i);
 			server_ends_alone(how);
 			memory_replace("a backup", removed ? 0 : 1 << 20);
 			server_up(TWO);
 			assert_int_equal(logged_times(came, "took over"), 0);
 			assert_int_equal(let_go(came, -1), 0);
-			assert_int_equal(somebody_joins(0, two)->id, 0);
+			assert_int_equal(somebody_joins(two)->id, 0);
 			memory_check(&clients[0], removed ? "" : "a backup");
 			assert_true(supervisor_wait(supervisor, "node-3", 1, PATIENCE));
 			assert_false(memory_is_free());
@@ -991,7 +890,7 @@ static void a_backup_is_put_back(void **state)
 			/* Which is, in turn, what the next takes over. */
 			server_kill();
 			successor_up(TWO, 1);
-			somebody_joins(0, two);
+			somebody_joins(two);
 			everybody_agrees();
 			memory_check(&clients[1], removed ? "" : "a backup");
 			all_end();
@@ -1003,7 +902,7 @@ static void a_backup_is_put_back(void **state)
 /* Whether a node that joins now has memory of that size, in which it writes. */
 static void size_check(struct client_options options, off_t size)
 {
-	somebody_joins(0, options);
+	somebody_joins(options);
 	assert_int_equal(clients[0].memory_size, size);
 	memory_use();
 	somebody_goes(0);
@@ -1042,7 +941,7 @@ static void other_options_without_nodes(void **state)
 	size_check(three, 1 << 20);
 	server_kill();
 	server_up(SERVER_ARGS("-L", "-n", "3", "-m", "0"));
-	somebody_joins(0, memoryless);
+	somebody_joins(memoryless);
 	store_settles(OWN - 2);
 	somebody_goes(0);
 	assert_true(supervisor_wait(supervisor, "node-*", 0, PATIENCE));
@@ -1077,7 +976,7 @@ static void a_start_without_nodes_is_refused(void **state)
 		assert_int_equal(access(pidfile, F_OK), -1);
 	}
 	server_up(TWO);
-	drive(0, client_greeted, NULL);
+	everybody(client_greeted, NULL);
 	assert_int_equal(clients[0].id, 0);
 	assert_true(supervisor_wait(supervisor, "node-2", 1, PATIENCE));
 	store_settles(OWN);
@@ -1091,9 +990,7 @@ static void nobody_can_be_taken_over(void **state)
 	int ends[2];
 
 	(void)state;
-	server_up(TWO);
-	for (int i = 0; i < 2; i++)
-		somebody_joins(0, two);
+	nodes_up(2);
 	server_kill();
 	for (int i = 1; i <= 2; i++) {
 		snprintf(text, sizeof(text), "FDSTOREREMOVE=1\nFDNAME=node-%d", i);
@@ -1108,10 +1005,8 @@ static void nobody_can_be_taken_over(void **state)
 	server_up(SERVER_ARGS("-f", "memory", "-n", "2", "-m", "4M"));
 	assert_int_equal(let_go(came, -1), 2);
 	assert_int_equal(logged_times(came, "took over"), 0);
-	drive(0, client_ended, NULL);
-	clients_free(clients, count);
-	count = 0;
-	memory_check(somebody_joins(0, two), "a backup");
+	everybody_is_let_go();
+	memory_check(somebody_joins(two), "a backup");
 	assert_int_equal(clients[0].id, 0);
 	store_settles(OWN);
 	all_end();
@@ -1137,7 +1032,7 @@ static void a_start_with_a_socket_unit_is_refused(void **state)
 	assert_false(server_start(&server, large));
 	assert_non_null(strstr(server.error, "has 1M, less than -m 4M"));
 	server_up(TWO);
-	somebody_joins(0, two);
+	somebody_joins(two);
 	store_settles(OWN);
 	all_end();
 }
@@ -1167,7 +1062,7 @@ static void a_start_without_nodes_may_fail_anywhere(void **state)
 		}
 		server.alarm_us = 0;
 		server_up(TWO);
-		assert_int_equal(somebody_joins(0, two)->id, 0);
+		assert_int_equal(somebody_joins(two)->id, 0);
 		memory_check(&clients[0], text);
 		store_settles(OWN);
 		for (size_t own = 0; own < OWN; own++)
@@ -1184,9 +1079,7 @@ static void a_start_without_nodes_may_fail_anywhere(void **state)
 static void a_start_with_other_options_is_refused(void **state)
 {
 	(void)state;
-	server_up(TWO);
-	for (int i = 0; i < 3; i++)
-		somebody_joins(0, two);
+	nodes_up(3);
 	memory_use();
 	server_kill();
 	for (int i = 0; i < 2; i++) {
@@ -1217,7 +1110,7 @@ static void options_that_have_to_wait(void **state)
 
 	(void)state;
 	server_up(SERVER_ARGS("-f", "memory", "-n", "2", "-m", "2M"));
-	somebody_joins(0, two);
+	somebody_joins(two);
 	for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
 		server_kill();
 		successor_up(options[i].args, 1);
@@ -1229,7 +1122,7 @@ static void options_that_have_to_wait(void **state)
 	all_end();
 	all_forget();
 	server_up(SERVER_ARGS("-A", "-n", "2", "-m", "2M"));
-	somebody_joins(0, two);
+	somebody_joins(two);
 	server_kill();
 	successor_up(SERVER_ARGS("-A", "-n", "2"), 1);
 	assert_int_equal(logged_times(came, "keeps its size of 2M"), 1);
@@ -1245,27 +1138,24 @@ static void an_object_that_was_lost(void **state)
 {
 	(void)state;
 	for (int removed = 0; removed < 2; removed++) {
-		server_up(TWO);
-		for (int i = 0; i < 2; i++)
-			somebody_joins(0, two);
+		nodes_up(2);
 		server_kill();
 		supervisor_told("FDSTOREREMOVE=1\nFDNAME=object", -1);
 		if (removed)
 			memory_replace("a backup", 1 << 20);
 		server_up(TWO);
 		if (removed) {
-			drive(0, client_ended, NULL);
+			everybody(client_ended, NULL);
 			assert_int_equal(let_go(came, -1), 2);
 			assert_int_equal(logged_times(came, "other options"), 0);
 			assert_int_equal(logged_times(came, "lost the memory of the nodes"), 3);
-			clients_free(clients, count);
-			count = 0;
-			memory_check(somebody_joins(0, two), "a backup");
+			everybody_goes();
+			memory_check(somebody_joins(two), "a backup");
 		} else {
 			assert_int_equal(logged_times(came, "took over 2 nodes"), 1);
 			assert_int_equal(logged_times(came, "opened again"), 1);
 		}
-		somebody_joins(0, two);
+		somebody_joins(two);
 		everybody_agrees();
 		store_settles(OWN);
 		server_kill();
@@ -1283,7 +1173,7 @@ static void a_pidfile_of_a_takeover_that_failed(void **state)
 
 	(void)state;
 	server_up(TWO);
-	somebody_joins(0, two);
+	somebody_joins(two);
 	server_kill();
 	snprintf(pidfile, sizeof(pidfile), "%s/pid", server.folder);
 	supervisor_told("FDSTOREREMOVE=1\nFDNAME=our-listener", -1);
@@ -1295,7 +1185,7 @@ static void a_pidfile_of_a_takeover_that_failed(void **state)
 	assert_int_equal(rmdir(server.socket), 0);
 	successor_up(args, 1);
 	assert_int_equal(access(pidfile, F_OK), 0);
-	somebody_joins(0, two);
+	somebody_joins(two);
 	everybody_agrees();
 	all_end();
 }
@@ -1310,7 +1200,7 @@ static void a_lock_ends_with_the_server(void **state)
 	for (int nodes = 0; nodes < 2; nodes++) {
 		server_up(TWO);
 		if (nodes)
-			somebody_joins(0, two);
+			somebody_joins(two);
 		store_settles(OWN);
 		assert_false(memory_is_free());
 		assert_int_equal(server_stop(&server), 0);
@@ -1339,14 +1229,14 @@ static void another_socket(void **state)
 
 	(void)state;
 	server_up(TWO);
-	somebody_joins(0, two);
+	somebody_joins(two);
 	strcpy(before, server.socket);
 	server_kill();
 	somebody_connects(two);
 	snprintf(server.socket, sizeof(server.socket), "%s/elsewhere", server.folder);
 	server_up(TWO);
 	logged_wait(came, "took over");
-	somebody_joins(0, two);
+	somebody_joins(two);
 	everybody_agrees();
 	assert_int_equal(access(before, F_OK), -1);
 	store_settles(OWN);
@@ -1361,7 +1251,7 @@ static void a_socket_that_somebody_removed(void **state)
 {
 	(void)state;
 	server_up(TWO);
-	somebody_joins(0, two);
+	somebody_joins(two);
 	for (size_t round = 0; round < 2; round++) {
 		server_kill();
 		somebody_connects(two);
@@ -1410,7 +1300,7 @@ static void a_socket_that_cannot_be_made(void **state)
 
 	(void)state;
 	server_up(TWO);
-	somebody_joins(0, two);
+	somebody_joins(two);
 	server_kill();
 	somebody_connects(two);
 	snprintf(folder, sizeof(folder), "%s/new", server.folder);
@@ -1420,7 +1310,7 @@ static void a_socket_that_cannot_be_made(void **state)
 	server_rests();
 	assert_int_equal(mkdir(folder, 0755), 0);
 	logged_wait(came, "listening on");
-	somebody_joins(0, two);
+	somebody_joins(two);
 	everybody_agrees();
 	store_settles(OWN);
 	all_end();
@@ -1430,31 +1320,17 @@ static void a_socket_that_cannot_be_made(void **state)
 static void ledger_spoil(void)
 {
 	const uint32_t layout = 99;
-	char path[64], target[64];
-	bool written = false;
-	ssize_t n;
-	int fd;
+	int fd = server_ledger(&server);
 
-	for (int number = 3; number < 64; number++) {
-		snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)server.pid, number);
-		n = readlink(path, target, sizeof(target) - 1);
-		target[n < 0 ? 0 : n] = '\0';
-		if (strncmp(target, "/memfd:tm_ivshmem", 17) != 0)
-			continue;
-		fd = open(path, O_RDWR | O_CLOEXEC);
-		written = pwrite(fd, &layout, sizeof(layout), 8) == sizeof(layout);
-		close(fd);
-	}
-	assert_true(written);
+	assert_int_equal(pwrite(fd, &layout, sizeof(layout), 8), sizeof(layout));
+	close(fd);
 }
 
 /* A ledger that nobody can read: all is lost but the socket, and who waits there. */
 static void another_ledger(void **state)
 {
 	(void)state;
-	server_up(TWO);
-	for (int i = 0; i < 3; i++)
-		somebody_joins(0, two);
+	nodes_up(3);
 	ledger_spoil();
 	server_kill();
 	somebody_connects(two);
@@ -1466,7 +1342,7 @@ static void another_ledger(void **state)
 			    clients[0].error);
 		somebody_goes(0);
 	}
-	somebody_joins(0, two);
+	somebody_joins(two);
 	everybody_agrees();
 	server_rests();
 	store_settles(OWN);
@@ -1487,7 +1363,7 @@ static size_t unstored_gather(int *ids, size_t room, size_t wanted)
 
 	do
 		for (int i = 0; i < 4; i++)
-			somebody_joins(0, two);
+			somebody_joins(two);
 	while ((n = unstored(ids, room)) < wanted && count < 900);
 	assert_in_range(n, wanted, count);
 	return n;
@@ -1507,7 +1383,7 @@ static void old_nodes_are_dropped_behind_the_ledger(void **state)
 
 	(void)state;
 	server_up(TWO);
-	somebody_joins(0, two);
+	somebody_joins(two);
 	store_settles(OWN);
 	server_kill();
 	deadline = deadline_in(PATIENCE);
@@ -1519,7 +1395,7 @@ static void old_nodes_are_dropped_behind_the_ledger(void **state)
 	server_up(SERVER_ARGS("-f", "memory", "-n", "3"));
 	assert_int_equal(let_go(came, -1), 1);
 	somebody_goes(0);
-	drive(0, client_greeted, NULL);
+	everybody(client_greeted, NULL);
 	store_settles(OWN);
 	for (;;) { /* what was stored before looks settled, too */
 		journal = supervisor_journal(supervisor);
@@ -1548,7 +1424,7 @@ static void what_is_dropped_is_not_forgotten(void **state)
 	for (size_t round = 0; round < 3; round++) {
 		server_up(TWO);
 		for (size_t i = 0; i < (round ? 1 : many); i++)
-			somebody_joins(i, round ? two : unkept);
+			somebody_is_greeted(round ? two : unkept);
 		for (size_t i = 0; round && i < many; i++) {
 			char text[64];
 
@@ -1570,10 +1446,9 @@ static void what_is_dropped_is_not_forgotten(void **state)
 		if (round == 1)
 			everybody_agrees();
 		else
-			drive(0, client_ended, NULL);
+			everybody(client_ended, NULL);
 		if (round != 1) {
-			clients_free(clients, count);
-			count = 0;
+			everybody_goes();
 		}
 		store_settles(OWN);
 		all_end();
@@ -1653,23 +1528,21 @@ static void who_is_not_stored_is_let_go(void **state)
 	size_t n;
 
 	(void)state;
-	server_up(TWO);
-	for (int i = 0; i < 4; i++)
-		somebody_joins(0, two);
+	nodes_up(4);
 	store_settles(OWN);
 	supervisor_pause(supervisor);
 	n = unstored_gather(ids, CLIENTS_MAX, 3);
 	/* Two leave for which the queue has no place, either: one is told of, one when all is over.
 	 */
 	somebody_goes(1);
-	drive(0, client_agrees, NULL);
+	everybody(client_agrees, NULL);
 	server_kill();
 	somebody_goes(1);
 	supervisor_resume(supervisor);
 	server_up(TWO);
 	unstored_are_let_go(ids, n);
 	store_settles(OWN);
-	somebody_joins(0, two);
+	somebody_joins(two);
 	server_kill();
 	successor_up(TWO, count);
 	everybody_agrees();
@@ -1694,7 +1567,7 @@ static void few_descriptors(void **state)
 	server.descriptors = (struct rlimit){400, 400};
 	server_up(args);
 	for (size_t i = 0; i < most + 12; i++)
-		somebody_joins(0, eight);
+		somebody_joins(eight);
 	everybody_agrees();
 	n = unstored(ids, CLIENTS_MAX);
 	assert_int_equal(n, 12);
@@ -1704,7 +1577,7 @@ static void few_descriptors(void **state)
 	server_up(args);
 	unstored_are_let_go(ids, n);
 	for (int i = 0; i < 4; i++)
-		somebody_joins(0, eight);
+		somebody_joins(eight);
 	for (int i = 0; i < 8; i++)
 		somebody_goes(i);
 	everybody_agrees();
@@ -1723,14 +1596,12 @@ static void crowd_thins(const char *const *args, struct client_options options, 
 	for (size_t i = 0; i < most; i++) {
 		somebody_connects(options);
 		if (i % 50 == 49)
-			drive(0, client_knows, &(size_t){count - 1});
+			everybody(client_knows, &(size_t){count - 1});
 	}
-	drive(0, client_knows, &(size_t){count - 1});
-	clients_free(clients, count - stay);
-	memmove(clients, &clients[count - stay], stay * sizeof(clients[0]));
-	memset(&clients[stay], 0, (count - stay) * sizeof(clients[0]));
-	count = stay;
-	drive(0, client_agrees, NULL);
+	everybody(client_knows, &(size_t){count - 1});
+	while (count > stay)
+		somebody_goes(0);
+	everybody(client_agrees, NULL);
 	unstored_wait(0);
 	store_settles(OWN);
 }
@@ -1750,14 +1621,14 @@ static void few_are_left_of_many(void **state)
 	for (int death = 0; death < 2; death++) {
 		server_kill();
 		successor_up(args, count);
-		somebody_joins(0, one);
-		drive(0, client_agrees, NULL);
+		somebody_joins(one);
+		everybody(client_agrees, NULL);
 		store_settles(OWN);
 	}
 	server_signal(&server, SIGHUP);
 	logged_wait(came, "restarted in place");
-	somebody_joins(0, one);
-	drive(0, client_agrees, NULL);
+	somebody_joins(one);
+	everybody(client_agrees, NULL);
 	assert_int_equal(let_go(0, -1), 0);
 	all_end();
 }
@@ -1775,7 +1646,7 @@ static void fewer_descriptors_than_before(void **state)
 		server.descriptors.rlim_cur = server.descriptors.rlim_max;
 		server_up(args);
 		for (int i = 0; i < 80; i++)
-			somebody_joins(0, two);
+			somebody_joins(two);
 		store_settles(OWN);
 		server_kill();
 		server.descriptors = (struct rlimit){150, 150};
@@ -1812,7 +1683,7 @@ static void a_log_that_is_in_the_way(void **state)
 	server.piped = true;
 	server_up(args);
 	for (int i = 0; i < 60; i++)
-		somebody_joins(0, none);
+		somebody_joins(none);
 	everybody_agrees();
 	store_settles(OWN);
 	server_kill();
@@ -1845,14 +1716,14 @@ static void a_log_file_goes_on(void **state)
 	server.descriptors = (struct rlimit){400, 400};
 	server_up(args);
 	for (int i = 0; i < 60; i++)
-		somebody_joins(0, none);
+		somebody_joins(none);
 	store_settles(OWN);
 	for (int i = 0; i < 3; i++) {
 		server_signal(&server, SIGKILL);
 		assert_int_equal(server_wait(&server, PATIENCE), -SIGKILL);
 		successor_up(args, count);
 		everybody_agrees();
-		somebody_joins(0, none);
+		somebody_joins(none);
 		everybody_agrees();
 		store_settles(OWN);
 		text = log_file_text();
@@ -1904,10 +1775,10 @@ static void the_status_tells_of_nodes(void **state)
 	status_wait(object, "0 nodes");
 	ready_wait(1);
 	before = supervisor_messages(supervisor);
-	somebody_joins(0, two);
+	somebody_joins(two);
 	status_wait(object, "1 node");
 	for (int i = 0; i < 9; i++)
-		somebody_joins(0, two);
+		somebody_joins(two);
 	store_settles(OWN);
 	status_wait(object, "10 nodes");
 	assert_int_equal(supervisor_messages(supervisor), before + 10);
@@ -1944,7 +1815,7 @@ static void the_status_tells_of_all(void **state)
 	server_up(SERVER_ARGS("-f", "mem\nREADY=1", "-n", "2"));
 	snprintf(object, sizeof(object), "%s/mem?READY=1, 1M", server.folder);
 	for (int i = 0; i < 4; i++)
-		somebody_joins(0, two);
+		somebody_joins(two);
 	status_wait(object, "4 nodes");
 	somebody_goes(3);
 	status_wait(object, "3 nodes");
@@ -1952,7 +1823,7 @@ static void the_status_tells_of_all(void **state)
 	all_end();
 	all_forget();
 	server_up(SERVER_ARGS("-L", "-m", "0"));
-	somebody_joins(0, memoryless);
+	somebody_joins(memoryless);
 	status_wait("interrupts without memory", "1 node");
 	all_end();
 }
@@ -1972,7 +1843,7 @@ static void few_descriptors_and_no_limit(void **state)
 	server.descriptors = (struct rlimit){400, 400};
 	server_up(args);
 	for (size_t i = 0; i < 400 / 2 / (2 + 8) + 12; i++)
-		somebody_joins(0, eight);
+		somebody_joins(eight);
 	assert_int_equal(unstored(ids, CLIENTS_MAX), 0);
 	store_settles(OWN);
 	server_kill();
@@ -1998,7 +1869,7 @@ static void a_slow_supervisor_is_waited_for(void **state)
 	supervisor_pause(supervisor);
 	for (int i = 0; i < 300; i++)
 		somebody_connects(options);
-	drive(0, client_knows, &(size_t){count - 1});
+	everybody(client_knows, &(size_t){count - 1});
 	supervisor_slow(supervisor, 5);
 	supervisor_resume(supervisor);
 	start = clock_ms();
@@ -2010,7 +1881,7 @@ static void a_slow_supervisor_is_waited_for(void **state)
 	successor_up(args, count);
 	assert_int_equal(let_go(came, -1), 0);
 	somebody_connects(options);
-	drive(0, client_agrees, NULL);
+	everybody(client_agrees, NULL);
 	store_settles(OWN);
 	all_end();
 	log_check();
@@ -2079,10 +1950,10 @@ static void another_supervisor_at_the_same_address(void **state)
 
 	(void)state;
 	server_up(TWO);
-	somebody_joins(0, two);
+	somebody_joins(two);
 	store_settles(OWN);
 	assert_true(supervisor_reexec(supervisor));
-	somebody_joins(0, two);
+	somebody_joins(two);
 	store_settles(OWN);
 	supervisor_pause(supervisor);
 	unstored_gather(ids, CLIENTS_MAX, 6);
@@ -2110,7 +1981,7 @@ static void who_leaves_makes_room(void **state)
 	store_settles(OWN);
 	supervisor_limit(supervisor, OWN + 8);
 	for (int i = 0; i < 8; i++)
-		somebody_joins(0, two);
+		somebody_joins(two);
 	store_settles(OWN);
 	for (int round = 0; round < 4; round++) {
 		free(table_of_nodes());
@@ -2135,20 +2006,18 @@ static void who_leaves_makes_room(void **state)
 /* A supervisor that says how many it stores is not sent more, and the log says what to do. */
 static void a_store_that_is_known_to_be_full(void **state)
 {
-	int ids[8];
+	int ids[8] = {0};
 
 	(void)state;
 	supervisor = supervisor_start();
 	assert_non_null(supervisor);
 	supervisor_limit(supervisor, OWN + 5);
 	supervisor_announce(supervisor);
-	server_up(TWO);
-	for (int i = 0; i < 5; i++)
-		somebody_joins(0, two);
+	nodes_up(5);
 	assert_int_equal(unstored(ids, 8), 0);
 	assert_false(server_logged(&server, "FileDescriptorStoreMax="));
 	for (int i = 0; i < 3; i++)
-		somebody_joins(0, two);
+		somebody_joins(two);
 	assert_true(server_logged(&server, "ID 5 is not stored"));
 	assert_true(server_logged(&server, "raise FileDescriptorStoreMax="));
 	assert_int_equal(unstored(ids, 8), 3);
@@ -2181,7 +2050,7 @@ static void a_store_that_is_full(void **state)
 	supervisor_settle(supervisor);
 	supervisor_limit(supervisor, OWN + 3);
 	for (int i = 0; i < 4; i++)
-		somebody_joins(0, two);
+		somebody_joins(two);
 	server_kill();
 	successor_up(TWO, 3);
 	assert_that(clients_drive(&clients[3], 1, client_ended, NULL, PATIENCE), "%s", last->error);
@@ -2199,9 +2068,7 @@ static void a_store_in_part(void **state)
 		supervisor = supervisor_start();
 		assert_non_null(supervisor);
 		supervisor_limit(supervisor, room);
-		server_up(TWO);
-		for (int i = 0; i < 2; i++)
-			somebody_joins(0, two);
+		nodes_up(2);
 		server_kill();
 		supervisor_settle(supervisor);
 		supervisor_limit(supervisor, 100);
@@ -2213,7 +2080,7 @@ static void a_store_in_part(void **state)
 					"%s", clients[i].error);
 				somebody_goes(i);
 			}
-		somebody_joins(0, two);
+		somebody_joins(two);
 		everybody_agrees();
 		store_settles(OWN);
 		all_end();
@@ -2225,19 +2092,18 @@ static void a_supervisor_that_has_gone(void **state)
 {
 	(void)state;
 	server_up(TWO);
-	somebody_joins(0, two);
+	somebody_joins(two);
 	assert_int_equal(unlink(supervisor_path(supervisor)), 0);
 	for (int i = 0; i < 3; i++)
-		somebody_joins(0, two);
+		somebody_joins(two);
 	somebody_goes(0);
 	everybody_agrees();
 	free(table_of_nodes());
 	server_signal(&server, SIGHUP);
 	logged_wait(came, "restarted in place");
-	somebody_joins(0, two);
+	somebody_joins(two);
 	everybody_agrees();
-	clients_free(clients, count);
-	count = 0;
+	everybody_goes();
 	assert_int_equal(server_stop(&server), 0);
 	assert_int_equal(access(server.socket, F_OK), -1);
 }
@@ -2253,9 +2119,7 @@ static void a_restart_stores_what_was_lost(void **state)
 					   "object", "node-*2", "*"};
 
 	(void)state;
-	server_up(TWO);
-	for (size_t i = 0; i < 3; i++)
-		somebody_joins(0, two);
+	nodes_up(3);
 	for (size_t i = 0; i < sizeof(lost) / sizeof(lost[0]); i++) {
 		store_settles(OWN);
 		supervisor_lose(supervisor, lost[i]);
@@ -2271,7 +2135,7 @@ static void a_restart_stores_what_was_lost(void **state)
 		successor_up(TWO, count - 1);
 		everybody_agrees();
 		somebody_goes(1);
-		drive(0, client_agrees, NULL);
+		everybody(client_agrees, NULL);
 	}
 	store_settles(OWN);
 	all_end();
@@ -2285,7 +2149,7 @@ static void what_is_stored_anew_needs_no_room(void **state)
 	server_up(TWO);
 	store_settles(OWN);
 	for (int i = 0; i < 6; i++)
-		somebody_joins(0, two);
+		somebody_joins(two);
 	store_settles(OWN);
 	supervisor_limit(supervisor, OWN + 6);
 	for (int round = 0; round < 3; round++) {
@@ -2310,9 +2174,7 @@ static void storing_anew_may_be_cut_short(void **state)
 {
 	(void)state;
 	printf("# SEED=%u\n", seed);
-	server_up(TWO);
-	for (int i = 0; i < 12; i++)
-		somebody_joins(0, two);
+	nodes_up(12);
 	store_settles(OWN);
 	for (int round = 0; round < 40; round++) {
 		unsigned int slow = 1 + rand_r(&seed) % 3;
@@ -2338,7 +2200,7 @@ static void storing_anew_may_be_cut_short(void **state)
 		assert_int_equal(let_go(came, -1), 0);
 		everybody_agrees();
 		if (round % 3 == 2)
-			somebody_joins(0, two);
+			somebody_joins(two);
 		store_settles(OWN);
 	}
 	all_end();
@@ -2349,14 +2211,12 @@ static void storing_anew_may_be_cut_short(void **state)
 static void what_was_lost_is_named(void **state)
 {
 	(void)state;
-	server_up(TWO);
-	for (int i = 0; i < 3; i++)
-		somebody_joins(0, two);
+	nodes_up(3);
 	store_settles(OWN);
 	supervisor_lose(supervisor, "node-2");
 	server_kill();
 	server_up(TWO);
-	drive(1, client_knows, &(size_t){2});
+	some_drive(1, count - 1, client_knows, &(size_t){2});
 	assert_int_equal(let_go(came, 1), 1);
 	assert_int_equal(logged_times(came, "ID 1 left: the supervisor has lost its stored "
 					    "descriptors"),
@@ -2378,7 +2238,7 @@ static void the_store_does_not_grow(void **state)
 	server_up(TWO);
 	for (int round = 0; round < 4; round++) {
 		for (int i = 0; i < 6; i++)
-			somebody_joins(0, two);
+			somebody_joins(two);
 		while (count > 2)
 			somebody_goes((size_t)rand_r(&seed) % count);
 		everybody_agrees();
@@ -2407,9 +2267,7 @@ static void who_is_not_wanted_is_not_kept(void **state)
 	char path[128];
 
 	(void)state;
-	server_up(TWO);
-	for (int i = 0; i < 3; i++)
-		somebody_joins(0, two);
+	nodes_up(3);
 	assert_int_equal(write(clients[1].sock, "?", 1), 1);
 	assert_true(clients_drive(&clients[1], 1, client_ended, NULL, PATIENCE));
 	somebody_goes(1);
@@ -2431,7 +2289,7 @@ static void who_is_not_wanted_is_not_kept(void **state)
 		}
 	}
 	assert_int_equal(truncate(path, 1 << 20), 0);
-	somebody_joins(0, two);
+	somebody_joins(two);
 	everybody_agrees();
 	all_end();
 }
@@ -2449,10 +2307,9 @@ static void the_store_costs_nothing(void **state)
 			assert_start(&server, "-f", "memory", "-n", "2");
 		idle[supervised] = server.idle;
 		for (int i = 0; i < 4; i++)
-			somebody_joins(0, two);
+			somebody_joins(two);
 		assert_int_equal(server_descriptors(&server), idle[supervised] + 4 * 3);
-		clients_free(clients, count);
-		count = 0;
+		everybody_goes();
 		assert_stop(&server);
 		supervisor_free(supervisor);
 		supervisor = NULL;
@@ -2475,7 +2332,7 @@ static void a_thousand_nodes(void **state)
 	server_up(args);
 	for (int i = 0; i < 1000; i++)
 		somebody_connects(options);
-	drive(0, client_knows, &(size_t){count - 1});
+	everybody(client_knows, &(size_t){count - 1});
 	store_settles(OWN);
 	start = clock_ms();
 	server_kill();
@@ -2484,7 +2341,7 @@ static void a_thousand_nodes(void **state)
 	while (count > 990)
 		somebody_goes((size_t)rand_r(&seed) % count);
 	somebody_connects(options);
-	drive(0, client_agrees, NULL);
+	everybody(client_agrees, NULL);
 	assert_int_equal(clients[count - 1].id, 1000);
 	store_settles(OWN);
 	log_check();
@@ -2492,21 +2349,10 @@ static void a_thousand_nodes(void **state)
 	server_kill();
 	server_up(TWO);
 	assert_int_equal(let_go(came, -1), count);
-	drive(0, client_ended, NULL);
-	clients_free(clients, count);
-	count = 0;
-	somebody_joins(0, two);
+	everybody_is_let_go();
+	somebody_joins(two);
 	store_settles(OWN);
 	all_end();
-}
-
-/* Every node rings every vector of every node, and all have one memory. */
-static void nodes_check(struct node **nodes, size_t n, uint64_t mark)
-{
-	nodes_check_bells(nodes, n);
-	nodes_check_memory(nodes, n, mark);
-	for (size_t i = 0; i < n; i++)
-		assert_true(node_alive(nodes[i]));
 }
 
 static void qemu_nodes(void **state)
@@ -2539,9 +2385,7 @@ static int teardown(void **state)
 	char path[64];
 
 	(void)state;
-	clients_free(clients, count);
-	memset(clients, 0, sizeof(clients));
-	count = 0;
+	everybody_goes();
 	nodes_end();
 	all_forget();
 	snprintf(path, sizeof(path), "/dev/shm/%s", shm_name);
@@ -2570,7 +2414,6 @@ static void takeover_run(void **state)
 
 int main(void)
 {
-	const char *given = getenv("SEED");
 	const struct CMUnitTest tests[] = {
 		takeover_test(nodes_do_not_notice_a_death),
 		takeover_test(nodes_may_have_many_vectors),
@@ -2631,12 +2474,11 @@ int main(void)
 		takeover_test(qemu_nodes),
 	};
 
-	if (given)
-		seed = (unsigned int)strtoul(given, NULL, 10);
-	else if (getrandom(&seed, sizeof(seed), 0) < 0)
+	if (!seed_choose(&seed))
 		return 1;
 	snprintf(shm_name, sizeof(shm_name), "tm-takeover-%d", (int)getpid());
 	setlinebuf(stdout);
+	crowd_at(server.socket, server.log);
 	descriptors_allow();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

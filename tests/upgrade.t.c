@@ -9,31 +9,27 @@
  */
 #define _GNU_SOURCE
 #include "server/ledger.h"
+#include "tests/lib/crowd.h"
 #include "tests/lib/mesh.h"
 #include "tests/lib/node.h"
+#include "tests/lib/program.h"
 #include "tests/lib/supervisor.h"
 #include "tests/lib/testing.h"
 
-#include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/random.h>
-#include <sys/sendfile.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 
 #define VERSION_120 "f7d38cdccd05d480006e4ae2ac023d89c18a83c6"
-#define CLIENTS_MAX 64
 
 static unsigned int seed;
 static char shm_name[32];
 
-/* Programs: the old one, the one under test, and the path from which servers are started. */
-static char version_120[PATH_MAX], version_tested[PATH_MAX], program[PATH_MAX];
+static char version_120[PATH_MAX]; /* the old program */
 
 /* How a server is started, and replaced. */
 struct way {
@@ -48,49 +44,12 @@ static const struct way supervised_hup = {.supervised = true, .signal = SIGHUP};
 static const struct way supervised_kill = {.supervised = true, .signal = SIGKILL};
 static const struct way supervised_restart = {.supervised = true, .signal = SIGUSR2};
 
-/* What a test has: one server at a time, and those who are connected, in the order in which they
- * joined. */
+/* What a test has: one server at a time. */
 static const struct way *way;
 static const char *const *args;
 static struct server server;
 static int idle; /* descriptors of the server under test, when it has no nodes */
 static struct supervisor *supervisor;
-static struct client clients[CLIENTS_MAX];
-static size_t count;
-
-/*
- * Programs
- */
-
-/* Puts a copy of a program to the path from which servers are started, as a package manager would.
- */
-static void program_put(const char *from)
-{
-	char fresh[PATH_MAX + 8];
-	int in = open(from, O_RDONLY | O_CLOEXEC), out;
-	ssize_t n;
-
-	snprintf(fresh, sizeof(fresh), "%s.new", program);
-	out = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0755);
-	do
-		n = sendfile(out, in, NULL, 1 << 20);
-	while (n > 0);
-	assert_int_equal(n, 0);
-	close(in);
-	close(out);
-	assert_int_equal(rename(fresh, program), 0);
-}
-
-/* Whether the server runs the file that stands there now. */
-static bool program_runs(void)
-{
-	char path[64];
-	struct stat running, there;
-
-	snprintf(path, sizeof(path), "/proc/%d/exe", (int)server.pid);
-	return stat(path, &running) == 0 && stat(program, &there) == 0 &&
-	       running.st_dev == there.st_dev && running.st_ino == there.st_ino;
-}
 
 /* Has version 1.2.0 built, the first time. Skips the test where its source is not here. */
 static void version_120_needed(void)
@@ -123,26 +82,7 @@ static void version_120_needed(void)
 /* The last lines of its log, for a message; one in the background has none. */
 static const char *log_end(void)
 {
-	static char end[600];
-	char *log = server_log(&server);
-	size_t length = log ? strlen(log) : 0, from = length < sizeof(end) ? 0 : length - 599;
-
-	snprintf(end, sizeof(end), "%s", log ? log + from : "");
-	free(log);
-	return end;
-}
-
-/* The process whose number is in the pidfile. */
-static pid_t pidfile_process(void)
-{
-	char path[128], *text;
-	pid_t pid;
-
-	snprintf(path, sizeof(path), "%s/pid", server.folder);
-	text = file_text(path);
-	pid = text ? atoi(text) : 0;
-	free(text);
-	return pid;
+	return file_end(server.log);
 }
 
 /* Starts the program, in the test's way, with the test's options. */
@@ -158,9 +98,9 @@ static void server_begin(void)
 			all[n++] = *arg;
 		assert_that(server_spawn(&server, all), "%s", server.error);
 		assert_that(server_wait(&server, PATIENCE) == 0, "%s", log_end());
-		server.pid = pidfile_process(); /* whose parent this process has become */
+		server.pid = server_pidfile(&server); /* whose parent this process has become */
 	}
-	assert_true(program_runs());
+	assert_true(program_runs(server.pid));
 }
 
 /* Ends it, in order. */
@@ -180,7 +120,7 @@ static void server_up(const char *const *options)
 	assert_int_equal(way->supervised, supervisor != NULL);
 	server.supervisor = supervisor;
 	args = options;
-	program_put(version_tested);
+	program_put(tested);
 	server_begin();
 	idle = server_idle(&server);
 	server_end();
@@ -234,7 +174,7 @@ static void server_goes(void)
 {
 	if (way->signal == SIGKILL)
 		server_rests();
-	program_put(version_tested);
+	program_put(tested);
 	server_signal(&server, way->signal);
 	if (way->signal != SIGHUP)
 		assert_int_equal(server_wait(&server, PATIENCE),
@@ -247,19 +187,18 @@ static void server_comes(void)
 
 	if (way->signal != SIGHUP)
 		server_begin();
-	while (!program_runs())
+	while (!program_runs(server.pid))
 		assert_that(deadline_ahead(deadline) && !server_logged(&server, "cannot take over"),
 			    "it is not replaced: %s", log_end());
 	if (way->background)
-		assert_int_equal(pidfile_process(), server.pid);
+		assert_int_equal(server_pidfile(&server), server.pid);
 }
 
 /* All clients go, and then the server, which has as much open in the end as one that came into
  * nobody's place. */
 static void all_leave(void)
 {
-	clients_free(clients, count);
-	count = 0;
+	everybody_goes();
 	if (supervisor)
 		assert_that(supervisor_wait(supervisor, "node-*", 0, PATIENCE),
 			    "%zu nodes stay stored", supervisor_count(supervisor, "node-*"));
@@ -300,93 +239,6 @@ static void all_forget(void)
 }
 
 /*
- * Clients
- */
-
-/* Lets some of them read, n from one on, until the condition holds for each. */
-static void some_drive(size_t from, size_t n, client_condition *done, const void *argument)
-{
-	const struct client *wrong;
-
-	if (clients_drive(&clients[from], n, done, argument, PATIENCE))
-		return;
-	wrong = clients_error(&clients[from], n);
-	fail_msg("%s; %s", wrong ? wrong->error : "no client has an error", log_end());
-}
-
-/* Somebody connects, and reads nothing yet. */
-static struct client *somebody_connects(struct client_options options)
-{
-	struct client *c = &clients[count];
-
-	assert_true(count < CLIENTS_MAX);
-	count++;
-	assert_that(client_connect(c, server.socket, options), "%s", c->error);
-	return c;
-}
-
-/* Somebody connects and is greeted. */
-static struct client *somebody_joins(struct client_options options)
-{
-	struct client *c = somebody_connects(options);
-
-	some_drive(count - 1, 1, client_greeted, NULL);
-	return c;
-}
-
-/* Somebody closes the connection. */
-static void somebody_goes(size_t i)
-{
-	client_free(&clients[i]);
-	count--;
-	memmove(&clients[i], &clients[i + 1], (count - i) * sizeof(clients[0]));
-	memset(&clients[count], 0, sizeof(clients[0]));
-}
-
-/* Whether one knows exactly those who are there; without vectors there is nothing to know. */
-static bool client_agrees(const struct client *c, const void *unused)
-{
-	size_t others = c->options.vectors ? count - 1 : 0;
-
-	(void)unused;
-	if (!client_knows(c, &others))
-		return false;
-	for (size_t i = 0; i < count; i++)
-		if (clients[i].id >= 0 &&
-		    client_peer(c, clients[i].id)->vectors != c->options.vectors)
-			return false;
-	return true;
-}
-
-/* Rings a vector of one peer from all: nobody but that vector may hear it. */
-static void bell_check(const struct client *target, int vector)
-{
-	for (size_t i = 0; i < count; i++)
-		assert_true(client_ring(&clients[i], target->id, vector));
-	for (size_t i = 0; i < count; i++)
-		for (int v = 0; v < target->options.vectors; v++) {
-			bool meant = &clients[i] == target && v == vector;
-
-			assert_int_equal(client_rung(&clients[i], v), meant ? count : 0);
-		}
-}
-
-/* All know exactly who is there, ring each other, and have one memory. */
-static void everybody_agrees(void)
-{
-	some_drive(0, count, client_agrees, NULL);
-	for (size_t i = 0; i < count; i++) {
-		const struct client *c = &clients[i];
-		int step = c->options.vectors / 8 + 1;
-
-		for (int v = 0; v < c->options.vectors; v += step)
-			bell_check(c, (v + (int)i) % c->options.vectors);
-		assert_true(c->memory_dev == clients[0].memory_dev);
-		assert_true(c->memory_ino == clients[0].memory_ino);
-	}
-}
-
-/*
  * Tests
  */
 
@@ -405,8 +257,8 @@ static void kind_check(const struct kind *kind)
 
 	server_up(kind->args);
 	for (int id = 0; id < 3; id++)
-		assert_int_equal(somebody_joins(kind->options)->id, id);
-	some_drive(0, count, client_agrees, NULL);
+		assert_int_equal(somebody_is_greeted(kind->options)->id, id);
+	everybody(client_agrees, NULL);
 	if (!kind->options.memoryless)
 		assert_int_equal(pwrite(clients[0].memory, mark, sizeof(mark), 0), sizeof(mark));
 	for (int round = 1; round <= 2; round++) {
@@ -426,7 +278,7 @@ static void kind_check(const struct kind *kind)
 	}
 	somebody_goes(0);
 	everybody_agrees();
-	somebody_joins(kind->options);
+	somebody_is_greeted(kind->options);
 	everybody_agrees();
 	all_end();
 	all_forget();
@@ -461,7 +313,7 @@ static void who_does_not_read_misses_nothing(void)
 		skip_because("this needs 8000 descriptors");
 	server_up(SERVER_ARGS("-f", "memory", "-n", "48"));
 	for (int i = 0; i < 10; i++)
-		somebody_joins(many);
+		somebody_is_greeted(many);
 	somebody_connects(many);
 	id = 10;
 	some_drive(1, count - 2, client_sees, &id);
@@ -479,7 +331,7 @@ static void who_does_not_read_misses_nothing(void)
 	assert_in_range(clients[0].messages - read[0], 278 + 1, 48 * 10 + 4);
 	assert_in_range(clients[count - 1].messages - read[1], 278 + 1, 3 + 48 * 11 + 4);
 	assert_true(clients[0].left >= 1);
-	somebody_joins(many);
+	somebody_is_greeted(many);
 	everybody_agrees();
 	all_end();
 }
@@ -527,26 +379,15 @@ static void sending_mark(int id)
 	const size_t peers = 1048832, each = 64;
 	struct peer p = {0};
 	bool written = false;
-	char path[64], target[64];
-	ssize_t n;
-	int fd;
+	int fd = server_ledger(&server);
 
-	for (int number = 3; number < 64; number++) {
-		snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)server.pid, number);
-		n = readlink(path, target, sizeof(target) - 1);
-		target[n < 0 ? 0 : n] = '\0';
-		if (strncmp(target, "/memfd:tm_ivshmem", 17) != 0)
+	for (size_t at = peers; pread(fd, &p, sizeof(p), (off_t)at) == sizeof(p); at += each) {
+		if (!p.serial || p.id != id)
 			continue;
-		fd = open(path, O_RDWR | O_CLOEXEC);
-		for (size_t at = peers; pread(fd, &p, sizeof(p), (off_t)at) == sizeof(p);
-		     at += each) {
-			if (!p.serial || p.id != id)
-				continue;
-			p.sending = true;
-			written = pwrite(fd, &p, sizeof(p), (off_t)at) == sizeof(p);
-		}
-		close(fd);
+		p.sending = true;
+		written = pwrite(fd, &p, sizeof(p), (off_t)at) == sizeof(p);
 	}
+	close(fd);
 	assert_true(written);
 }
 
@@ -558,7 +399,7 @@ static void one_that_was_being_sent_something(void)
 
 	server_up(SERVER_ARGS("-f", "memory", "-n", "2"));
 	for (int id = 0; id < 3; id++)
-		somebody_joins(two);
+		somebody_is_greeted(two);
 	everybody_agrees();
 	server_rests();
 	sending_mark(1);
@@ -572,7 +413,7 @@ static void one_that_was_being_sent_something(void)
 		 "much arrived: restart the node, process %d",
 		 (int)getpid());
 	assert_true(server_logged(&server, line));
-	assert_int_equal(somebody_joins(two)->id, 3);
+	assert_int_equal(somebody_is_greeted(two)->id, 3);
 	server_goes();
 	server_comes();
 	everybody_agrees();
@@ -598,22 +439,12 @@ static void no_descriptor_is_left(void)
 	all_leave();
 }
 
-/* Every node rings every vector of every node, and all have one memory. */
-static void nodes_check(struct node **nodes, size_t n)
-{
-	static uint64_t salt;
-
-	nodes_check_bells(nodes, n);
-	nodes_check_memory(nodes, n, ++salt);
-	for (size_t i = 0; i < n; i++)
-		assert_true(node_alive(nodes[i]));
-}
-
 /* They ring each other before, while and after; one connects meanwhile, and one leaves. */
 static void qemu_nodes(void)
 {
 	const char *missing = node_missing();
 	struct node *nodes[3];
+	uint64_t salt = 0;
 	size_t eventfds;
 
 	if (missing)
@@ -623,23 +454,23 @@ static void qemu_nodes(void)
 		nodes[i] = node_start(server.socket, 2, "");
 		assert_true(node_ready(nodes[i]));
 	}
-	nodes_check(nodes, 2);
+	nodes_check(nodes, 2, ++salt);
 	eventfds = node_eventfds(nodes[0]);
 	count = 2; /* of those that are to be stored */
 	for (int round = 1; round <= 2; round++) {
 		server_goes();
 		nodes[2] = node_start(server.socket, 2, "");
-		nodes_check(nodes, 2);
+		nodes_check(nodes, 2, ++salt);
 		server_comes();
 		assert_true(node_ready(nodes[2]));
 		assert_int_equal(node_id(nodes[0]), 0);
 		assert_int_equal(node_id(nodes[1]), round);
 		assert_int_equal(node_id(nodes[2]), 1 + round);
-		nodes_check(nodes, 3);
+		nodes_check(nodes, 3, ++salt);
 		node_end(nodes[1]);
 		nodes[1] = nodes[2];
 		node_check_eventfds(nodes[0], eventfds);
-		nodes_check(nodes, 2);
+		nodes_check(nodes, 2, ++salt);
 	}
 	count = 0;
 	nodes_end();
@@ -660,9 +491,7 @@ static int teardown(void **state)
 	char path[64];
 
 	(void)state;
-	clients_free(clients, count);
-	memset(clients, 0, sizeof(clients));
-	count = 0;
+	everybody_goes();
 	nodes_end();
 	all_forget();
 	snprintf(path, sizeof(path), "/dev/shm/%s", shm_name);
@@ -700,8 +529,6 @@ static void trial_run(void **state)
 
 int main(void)
 {
-	const char *given = getenv("SEED"), *tested = getenv("SERVER"),
-		   *folder = getenv("TEST_DIR");
 	const struct CMUnitTest tests[] = {
 		in_all_ways(every_kind_of_server),
 		in_all_ways(who_does_not_read_misses_nothing),
@@ -711,21 +538,15 @@ int main(void)
 		in_one_way(hup_in_foreground, no_descriptor_is_left),
 	};
 
-	if (!realpath(tested ? tested : "./tm_ivshmem_server", version_tested) ||
-	    !realpath(folder ? folder : "build", program)) {
-		perror("no server to test");
+	if (!program_begin("upgraded"))
 		return 1;
-	}
-	strncat(program, "/upgraded", sizeof(program) - strlen(program) - 1);
 	snprintf(version_120, sizeof(version_120), "%.*s.120/tm_ivshmem_server", PATH_MAX - 32,
 		 program);
-	setenv("SERVER", program, 1);
-	if (given)
-		seed = (unsigned int)strtoul(given, NULL, 10);
-	else if (getrandom(&seed, sizeof(seed), 0) < 0)
+	if (!seed_choose(&seed))
 		return 1;
 	snprintf(shm_name, sizeof(shm_name), "tm-upgrade-%d", (int)getpid());
 	setlinebuf(stdout);
+	crowd_at(server.socket, server.log);
 	descriptors_allow();
 	/* Servers in the background become this process's children. */
 	if (prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)

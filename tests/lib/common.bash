@@ -191,15 +191,21 @@ said_lines() { # NUMBER ARGUMENT...
 	is "lines on stderr of: ${*:2}: ${lines[*]}" "${#lines[@]}" "$1"
 }
 
-# A mistake in the command line: status 2, one line on stderr that has the texts and points to
-# --help; nothing on stdout, and nothing left behind.
-misuse() { # TEXT... -- ARGUMENT...
-	local texts=() before
+# Puts what stands before -- into the array texts of its caller.
+texts_before_dashes() { # TEXT... -- ARGUMENT...
+	texts=()
 	while [ "$1" != -- ]; do
 		texts+=("$1")
 		shift
 	done
-	shift
+}
+
+# A mistake in the command line: status 2, one line on stderr that has the texts and points to
+# --help; nothing on stdout, and nothing left behind.
+misuse() { # TEXT... -- ARGUMENT...
+	local texts before
+	texts_before_dashes "$@"
+	shift $((${#texts[@]} + 1))
 	before=$(echo "$DIR"/* "/dev/shm/$SHM"*)
 	try "$SERVER" -p "$SOCK" "$@"
 	is "status of: $*: $(<"$WORK/err")" "$STATUS" 2
@@ -212,12 +218,9 @@ misuse() { # TEXT... -- ARGUMENT...
 # everything as it was. What runs before the server, e.g. setpriv, stands in the array WRAP; where
 # the socket does not go with -p, $SOCKET_OPTION says with what.
 refused() { # TEXT... -- ARGUMENT...
-	local texts=() before
-	while [ "$1" != -- ]; do
-		texts+=("$1")
-		shift
-	done
-	shift
+	local texts before
+	texts_before_dashes "$@"
+	shift $((${#texts[@]} + 1))
 	before=$(state)
 	try "${WRAP[@]}" "$SERVER" "${SOCKET_OPTION:--p}" "$SOCK" "$@"
 	is "status of: $*: $(<"$WORK/err")" "$STATUS" 1
@@ -230,6 +233,12 @@ alive() { # PID
 	local line
 	{ read -r line <"/proc/$1/stat"; } 2>/dev/null || return
 	[[ ${line##*) } != [ZX]* ]]
+}
+
+at_most_one_alive() { # PID...
+	local n=0 pid
+	for pid in "$@"; do ! alive "$pid" || n=$((n + 1)); done
+	[ "$n" -le 1 ]
 }
 
 # Waits until a command succeeds, for two minutes at least.
@@ -354,6 +363,15 @@ PEER='
 # vector, or as many messages as said.
 greeting() { # SOCKET [COUNT [TEXT TO WRITE TO THE MEMORY]]
 	timeout 60 perl -e "$PEER" "$1" "${2:-4}" "${@:3:1}" 3>&-
+}
+
+# So many newcomers, one after the other, get all of their greeting.
+greetings() { # COUNT
+	local i
+	for ((i = 1; i <= $1; i++)); do
+		greeting "$SOCK" >"$WORK/greeting"
+		is "messages of greeting $i" "$(wc -l <"$WORK/greeting")" 4
+	done
 }
 
 # A client that stays, in the background; what it hears is in $WORK/peer.NUMBER. Waits until it has

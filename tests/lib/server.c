@@ -262,6 +262,53 @@ char *file_text(const char *path)
 	return text;
 }
 
+const char *file_end(const char *path)
+{
+	static char end[600];
+	char *text = file_text(path);
+	size_t length = text ? strlen(text) : 0;
+
+	snprintf(end, sizeof(end), "%s",
+		 text ? text + (length < sizeof(end) ? 0 : length - sizeof(end) + 1) : "");
+	free(text);
+	return end;
+}
+
+char *process_text(pid_t pid, const char *file)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, file);
+	return file_text(path);
+}
+
+pid_t server_pidfile(const struct server *s)
+{
+	char path[128], *text;
+	pid_t pid;
+
+	snprintf(path, sizeof(path), "%s/pid", s->folder);
+	text = file_text(path);
+	pid = text ? atoi(text) : 0;
+	free(text);
+	return pid;
+}
+
+int server_ledger(const struct server *s)
+{
+	static const char name[] = "/memfd:tm_ivshmem_server";
+	char path[64], target[64];
+	ssize_t n;
+
+	for (int number = 3; number < 64; number++) {
+		snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)s->pid, number);
+		n = readlink(path, target, sizeof(target) - 1);
+		if (n >= (ssize_t)strlen(name) && !strncmp(target, name, strlen(name)))
+			return open(path, O_RDWR | O_CLOEXEC);
+	}
+	return -1;
+}
+
 char *server_log(const struct server *s)
 {
 	return file_text(s->log);

@@ -74,11 +74,24 @@ void server_remove(struct server *s);
 /* The text of a file; the caller frees it. NULL where it cannot be read. */
 char *file_text(const char *path);
 
+/* The last lines of a file, for a message, up to the next call; "" where it cannot be read. */
+const char *file_end(const char *path);
+
+/* What stands in a file of a process in /proc; the caller frees it. NULL where it cannot be read.
+ */
+char *process_text(pid_t pid, const char *file);
+
 /* What it has logged so far, or what /proc says: NULL or -1 where that cannot be read. */
 char *server_log(const struct server *s); /* the caller frees it */
 bool server_logged(const struct server *s, const char *text);
 bool server_log_wait(const struct server *s, const char *text, int seconds);
 int server_descriptors(const struct server *s);
+
+/* The process whose number is in the pidfile "pid" in its folder; 0: none. */
+pid_t server_pidfile(const struct server *s);
+
+/* Opens the ledger that it has, to read and write. Returns the descriptor, or -1. */
+int server_ledger(const struct server *s);
 
 /* How many it has open when it waits for somebody, and none for a moment; -1 if it never does. */
 int server_idle(const struct server *s);

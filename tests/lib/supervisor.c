@@ -397,15 +397,34 @@ void supervisor_announce(struct supervisor *s)
 	pthread_mutex_unlock(&s->lock);
 }
 
-size_t supervisor_refused(struct supervisor *s)
+/* A number of it, once everything is taken that was sent. */
+static size_t number_settled(struct supervisor *s, const size_t *number)
 {
 	size_t n;
 
 	supervisor_settle(s);
 	pthread_mutex_lock(&s->lock);
-	n = s->refused;
+	n = *number;
 	pthread_mutex_unlock(&s->lock);
 	return n;
+}
+
+size_t supervisor_refused(struct supervisor *s)
+{
+	return number_settled(s, &s->refused);
+}
+
+size_t supervisor_messages(struct supervisor *s)
+{
+	return number_settled(s, &s->messages);
+}
+
+size_t supervisor_heard(struct supervisor *s, const char *state)
+{
+	for (size_t i = 0; i < STATES; i++)
+		if (!strcmp(state, states[i]))
+			return number_settled(s, &s->told[i]);
+	return 0;
 }
 
 char *supervisor_journal(struct supervisor *s)
@@ -452,30 +471,6 @@ bool supervisor_wait(struct supervisor *s, const char *pattern, size_t n, int se
 	while (!(equal = supervisor_count(s, pattern) == n) && deadline_ahead(deadline))
 		;
 	return equal;
-}
-
-size_t supervisor_heard(struct supervisor *s, const char *state)
-{
-	size_t n = 0;
-
-	supervisor_settle(s);
-	pthread_mutex_lock(&s->lock);
-	for (size_t i = 0; i < STATES; i++)
-		if (!strcmp(state, states[i]))
-			n = s->told[i];
-	pthread_mutex_unlock(&s->lock);
-	return n;
-}
-
-size_t supervisor_messages(struct supervisor *s)
-{
-	size_t n;
-
-	supervisor_settle(s);
-	pthread_mutex_lock(&s->lock);
-	n = s->messages;
-	pthread_mutex_unlock(&s->lock);
-	return n;
 }
 
 char *supervisor_status(struct supervisor *s)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What all tests in C need of cmocka: its header, which wants others before it; a test that must
- * leave as many descriptors open as it found; a skip that says why.
+ * leave as many descriptors open as it found; a skip that says why; what the random parts start
+ * from.
  */
 #ifndef TESTING_H
 #define TESTING_H
@@ -12,6 +13,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -27,6 +29,18 @@ __attribute__((constructor)) static inline void tests_choose(void)
 
 	if (pattern)
 		cmocka_set_test_filter(pattern);
+}
+
+/* What the random parts of a test start from: SEED repeats a run. Returns false with errno. */
+static inline bool seed_choose(unsigned int *seed)
+{
+	const char *given = getenv("SEED");
+
+	if (given && *given) {
+		*seed = (unsigned int)strtoul(given, NULL, 10);
+		return true;
+	}
+	return getrandom(seed, sizeof(*seed), 0) == sizeof(*seed);
 }
 
 /* Runs the test that *state is, and compares descriptors if it has passed so far. */

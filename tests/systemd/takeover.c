@@ -9,25 +9,21 @@
  * SEED repeats a run.
  */
 #define _GNU_SOURCE
+#include "tests/lib/crowd.h"
 #include "tests/lib/mesh.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
 
-#define CLIENTS_MAX 1000
-#define OWN         4 /* descriptors of its own that a server with a file stores */
-#define PROGRAM     "/usr/sbin/tm_ivshmem_server"
+#define OWN     4 /* descriptors of its own that a server with a file stores */
+#define PROGRAM "/usr/sbin/tm_ivshmem_server"
 
 static unsigned int seed;
-static struct client clients[CLIENTS_MAX];
-static size_t count;
 static struct node *nodes[8];
 static size_t nodes_count;
 
@@ -249,55 +245,10 @@ static void reload(void)
 }
 
 /*
- * Clients
+ * Tests
  */
 
 static const struct client_options two = {.vectors = 2, .keep = true};
-
-static struct client *somebody_connects(struct client_options options)
-{
-	struct client *c = &clients[count];
-
-	assert_true(count < CLIENTS_MAX);
-	count++;
-	assert_that(client_connect(c, service.socket, options), "%s", c->error);
-	return c;
-}
-
-static void somebody_goes(size_t i)
-{
-	client_free(&clients[i]);
-	count--;
-	memmove(&clients[i], &clients[i + 1], (count - i) * sizeof(clients[0]));
-	memset(&clients[count], 0, sizeof(clients[0]));
-}
-
-/* All know exactly those who are there, and can ring each other. */
-static void everybody_agrees(void)
-{
-	assert_mesh(clients, count);
-	for (size_t i = 0; i < count; i++)
-		for (size_t j = 0; j < count; j++)
-			assert_int_equal(client_peer(&clients[i], clients[j].id)->state, PEER_HERE);
-	for (size_t to = 0; to < count && clients[0].options.keep; to++) {
-		for (size_t from = 0; from < count; from++)
-			assert_true(client_ring(&clients[from], clients[to].id, 1));
-		for (size_t i = 0; i < count; i++)
-			assert_int_equal(client_rung(&clients[i], 1), i == to ? count : 0);
-	}
-}
-
-/* The connection of each ends, without a word before. */
-static void everybody_is_let_go(void)
-{
-	assert_drive(clients, count, client_ended, NULL);
-	while (count > 0)
-		somebody_goes(0);
-}
-
-/*
- * Tests
- */
 
 /* The end of a connection, as QEMU sees it; it goes on with what it has. */
 static void node_check_end(struct node *n)
@@ -777,16 +728,6 @@ static void life_goes_on(void)
 	}
 }
 
-static bool life_agrees(const struct client *c)
-{
-	if (!client_knows(c, &(size_t){count - 1}))
-		return false;
-	for (size_t i = 0; i < count; i++)
-		if (client_peer(c, clients[i].id)->state != PEER_HERE)
-			return false;
-	return true;
-}
-
 /* Lets all read until all agree. Whose connection has ended was taken from the queue of the
  * listener by a process that died over it, so that nobody has it. */
 static void lives_settle(void)
@@ -807,10 +748,10 @@ static void lives_settle(void)
 			life_ends(i);
 		}
 		for (size_t i = 0; i < count; i++)
-			agreed = life_agrees(&clients[i]) && agreed;
+			agreed = client_agrees(&clients[i], NULL) && agreed;
 	} while (!agreed && deadline_ahead(deadline));
 	for (size_t i = 0; i < count; i++)
-		assert_that(life_agrees(&clients[i]),
+		assert_that(client_agrees(&clients[i], NULL),
 			    "client %d knows %zu others, %zu whole, and not %zu: %s", clients[i].id,
 			    clients[i].here, clients[i].whole, count - 1, clients[i].error);
 	stored_wait(OWN + (int)count);
@@ -1102,9 +1043,7 @@ static int teardown(void **state)
 	(void)state;
 	nodes_end();
 	nodes_count = 0;
-	clients_free(clients, count);
-	memset(clients, 0, sizeof(clients));
-	count = 0;
+	everybody_goes();
 	return 0;
 }
 
@@ -1112,7 +1051,6 @@ static int teardown(void **state)
 
 int main(int argc, char **argv)
 {
-	const char *given = getenv("SEED");
 	const struct CMUnitTest tests[] = {
 		takeover_test(nodes_notice_nothing),
 		takeover_test(a_stop_lets_all_go),
@@ -1131,11 +1069,10 @@ int main(int argc, char **argv)
 		takeover_test(a_package_is_upgraded),
 	};
 
-	if (given && *given)
-		seed = (unsigned int)strtoul(given, NULL, 10);
-	else if (getrandom(&seed, sizeof(seed), 0) < 0)
+	if (!seed_choose(&seed))
 		return 1;
 	setlinebuf(stdout);
+	crowd_at(service.socket, NULL);
 	if (argc > 1)
 		cmocka_set_test_filter(argv[1]);
 	return cmocka_run_group_tests(tests, NULL, NULL);
