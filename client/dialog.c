@@ -231,5 +231,5 @@ int dialog(struct mesh *m)
 	}
 	if (d.prompted)
 		putchar('\n');
-	return d.failed && !d.terminal ? 1 : 0;
+	return d.failed && !d.patient ? 1 : 0;
 }
