@@ -295,6 +295,7 @@ static int64_t timers_wait(const struct server *s)
 static void server_wait(struct server *s, int64_t most, fd_set *readable, fd_set *writable)
 {
 	const struct ledger *l = s->ledger;
+	bool takes = supervisor_takes(&s->supervisor);
 	int64_t wait = timers_wait(s);
 	struct timeval timeout;
 
@@ -310,7 +311,7 @@ static void server_wait(struct server *s, int64_t most, fd_set *readable, fd_set
 	if (l->watch >= 0)
 		FD_SET(l->watch, readable);
 	/* One that was retired is readable for ever, and nobody comes. */
-	if (!l->timers[TIMER_ACCEPT] && !s->stop_at && l->socket_ino != SOCKET_NOWHERE)
+	if (!l->timers[TIMER_ACCEPT] && !s->stop_at && l->socket_ino != SOCKET_NOWHERE && takes)
 		FD_SET(l->listener, readable);
 	if (select(FD_SETSIZE, readable, writable, NULL, wait < 0 ? NULL : &timeout) >= 0)
 		return;

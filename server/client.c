@@ -130,7 +130,8 @@ bool clients_accept(struct clients *c, bool all)
 	bool came = false;
 
 	reserve_fill(c->reserve);
-	for (int i = 0; i < ACCEPTS_PER_ROUND || all; i++) {
+	for (int i = 0; all || (i < ACCEPTS_PER_ROUND && supervisor_takes(c->mesh->supervisor));
+	     i++) {
 		bool asks;
 		int sock = client_accept(c->ledger->listener, &asks), error = errno, refusal = 0;
 		bool full = sock < 0 && (error == EMFILE || error == ENFILE);

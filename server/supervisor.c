@@ -164,6 +164,7 @@ __attribute__((format(printf, 4, 5))) static bool supervisor_tell(struct supervi
 	if (supervisor_send(v, state, strlen(state), fd)) {
 		if (status)
 			v->nodes_told = v->nodes;
+		v->stuck = false;
 		return true;
 	}
 	state[n] = '\0'; /* the rest is of no use in a log */
@@ -325,6 +326,11 @@ static bool supervisor_has_room(struct supervisor *v)
 	return false;
 }
 
+bool supervisor_takes(struct supervisor *v)
+{
+	return !supervised(v) || v->stuck || (!v->full && supervisor_has_room(v));
+}
+
 /* Has stored what is to be of a peer, and dropped what is too much. False: it is not done yet. */
 static bool parcel_update(struct supervisor *v, int sock)
 {
@@ -466,6 +472,7 @@ void supervisor_update(struct supervisor *v, bool ready)
 		/* It has taken nothing for so long: the socket at its address may be another. */
 		if (v->sock >= 0)
 			supervisor_connect(v);
+		v->stuck = v->full;
 		v->full = false;
 		v->behind = true;
 	}

@@ -6,7 +6,8 @@
  * each peer a parcel, one end of a pair of sockets in whose queue the peer's socket and eventfds
  * lie in order. So it holds one descriptor for a peer, however many vectors that has. The other end
  * of the pair lies there first: to close the last descriptor of a socket would cost more than all
- * the rest. We never wait for the supervisor: what it has no room for is told again later.
+ * the rest. We never wait for the supervisor, newcomers do for a second at most: what it has no
+ * room for is told again later.
  */
 #ifndef SERVER_SUPERVISOR_H
 #define SERVER_SUPERVISOR_H
@@ -32,6 +33,7 @@ struct supervisor {
 	size_t flight;        /* and that parcels may hold, for the kernel to pass others as well */
 	bool lost;            /* it cannot be reached, or lacks something, and the log says so */
 	bool full;            /* it had no room for a message: select tells when it has */
+	bool stuck;           /* and that for so long that nobody waits for it any more */
 	bool unready;         /* it has not been told yet that we are ready */
 	bool stopping;        /* nor that we are ending */
 	int64_t reloading_us; /* when a restart began of which it has not been told; 0: none */
@@ -79,6 +81,12 @@ bool supervisor_socket(struct supervisor *v);
 
 /* Has all descriptors dropped that are stored by this name. */
 bool supervisor_drop(struct supervisor *v, const char *name);
+
+/*
+ * Whether a node that joined now could be stored at once. Until then newcomers are better off in
+ * the queue of the listener, which outlives us; for STORE_RETRY_MS at most.
+ */
+bool supervisor_takes(struct supervisor *v);
 
 /* What the parcel of the peer with this serial number is called, by its first name or its second.
  */

@@ -1465,7 +1465,7 @@ static void unstored_wait(size_t n)
 		assert_that(deadline_ahead(deadline), "some are never stored");
 }
 
-static void a_slow_supervisor_keeps_nobody_waiting(void **state)
+static void nobody_waits_for_long_for_a_supervisor(void **state)
 {
 	int ids[CLIENTS_MAX];
 	size_t n;
@@ -1490,6 +1490,27 @@ static void a_slow_supervisor_keeps_nobody_waiting(void **state)
 	server_kill();
 	successor_up(TWO, count);
 	everybody_agrees();
+	all_end();
+	log_check();
+}
+
+/* While it takes nothing, whoever comes waits in the queue of the listener, where a death loses
+ * nobody. */
+static void a_busy_supervisor_costs_nobody_his_place(void **state)
+{
+	(void)state;
+	server_up(TWO);
+	somebody_joins(two);
+	store_settles(OWN);
+	supervisor_pause(supervisor);
+	for (int i = 0; i < 40; i++)
+		somebody_connects(two);
+	nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL); /* in which it accepts some */
+	server_kill();
+	supervisor_resume(supervisor);
+	server_up(TWO);
+	everybody_agrees();
+	assert_int_equal(let_go(came, -1), 0);
 	all_end();
 	log_check();
 }
@@ -2444,7 +2465,8 @@ int main(void)
 		takeover_test(another_ledger),
 		takeover_test(old_nodes_are_dropped_behind_the_ledger),
 		takeover_test(what_is_dropped_is_not_forgotten),
-		takeover_test(a_slow_supervisor_keeps_nobody_waiting),
+		takeover_test(nobody_waits_for_long_for_a_supervisor),
+		takeover_test(a_busy_supervisor_costs_nobody_his_place),
 		takeover_test(who_is_not_stored_is_let_go),
 		takeover_test(few_descriptors),
 		takeover_test(few_are_left_of_many),
