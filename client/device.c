@@ -89,7 +89,11 @@ static volatile uint32_t *bar_map(const struct device *d, const char *name, char
 	}
 	if (fstat(fd, &st) == 0)
 		p = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (p == MAP_FAILED)
+	if (p == MAP_FAILED && d->vfio && errno == EINVAL)
+		wrong(why,
+		      "this kernel lets nobody map a device that vfio-pci has: unbind vfio-pci, and "
+		      "the client polls for rings instead");
+	else if (p == MAP_FAILED)
 		file_wrong(d, name, "map", why);
 	close(fd);
 	return p == MAP_FAILED ? NULL : p;

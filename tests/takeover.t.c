@@ -623,6 +623,7 @@ static void a_stop_and_a_start_is_a_restart(void **state)
 	for (int round = 1; round <= 2; round++) {
 		assert_int_equal(server_stop(&server), 0);
 		assert_int_equal(access(server.socket, F_OK), -1);
+		supervisor_settle(supervisor); /* what it was sent may still lie there */
 		assert_int_equal(supervisor_heard(supervisor, "STOPPING=1"), round);
 		successor_up(TWO, 3);
 		everybody_agrees();
