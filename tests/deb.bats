@@ -222,7 +222,7 @@ in_chroot() { # SCRIPT
 		eventually gone /run/fam.sock
 		echo "== purge"
 		dpkg --no-triggers -P tm-ivshmem-server
-		find /etc /run /usr /var -xdev -name '*ivshmem[-_]*' ! -path '*/qemu*'
+		find /etc /run /usr /var -xdev -name '*ivshmem[-_]*' ! -path '*/qemu*' ! -path '/var/tmp/*'
 		echo "process $pid"
 	END
 	run in_chroot '. /script'
