@@ -235,13 +235,13 @@ in_chroot() { # SCRIPT
 	grep -qx 'kvm:x:[0-9]*:' <<<"$output"
 	[[ $(part install) == *'Usage: ivshmem-server '* ]]
 	[[ $(part install) == *'/man8/tm_ivshmem_server.8'* ]]
-	is "of servers, at first" "$(part install | grep -c 'not of a unit' || true)" 0
-	[[ $(part upgrade) == *"process $pid is not of a unit, and still the version before; no node notices: kill -HUP $pid"* ]]
+	is "of servers, at first" "$(part install | grep -c 'not started by a unit' || true)" 0
+	[[ $(part upgrade) == *"process $pid was not started by a unit and still runs the previous version; to upgrade it, which no node notices: kill -HUP $pid"* ]]
 	# The node from before.
 	is "peers" "$(part upgrade | grep -cx 1)" 1
-	[[ $(part remove) == *"process $pid is not of a unit, and goes on; what ends it: kill $pid"* ]]
+	[[ $(part remove) == *"process $pid was not started by a unit and keeps running; to end it: kill $pid"* ]]
 	[[ $(part remove) == *'the node is there'* ]]
-	[[ $(part purge) == *'/var/lib/tm_ivshmem_server is kept, since it has what nodes wrote: fam'* ]]
+	[[ $(part purge) == *'/var/lib/tm_ivshmem_server stays, because it has the memory of nodes: fam'* ]]
 	is "what is left" "$(part purge | sed -n 's,^/,/,p')" /var/lib/tm_ivshmem_server
 }
 
