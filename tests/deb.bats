@@ -127,9 +127,9 @@ package() { # FOLDER PACKAGE
 		AS=$NOBODY
 		chmod 755 "$TEST_DIR" "$WORK"
 	fi
-	(umask 077 && packages_build "$WORK/another" -j2)
+	(umask 077 && packages_build "$WORK/another place" -j2)
 	for name in "${PACKAGES[@]}"; do
-		cmp "$(package "$OLD" "$name")" "$(package "$WORK/another" "$name")"
+		cmp "$(package "$OLD" "$name")" "$(package "$WORK/another place" "$name")"
 	done
 }
 
