@@ -127,6 +127,9 @@ package() { # FOLDER PACKAGE
 		AS=$NOBODY
 		chmod 755 "$TEST_DIR" "$WORK"
 	fi
+	# A package of another version does not stay beside them.
+	mkdir -p "$WORK/another place/build"
+	touch "$WORK/another place/build/tm-ivshmem-server_1.0_$(dpkg --print-architecture).deb"
 	(umask 077 && packages_build "$WORK/another place" -j2)
 	for name in "${PACKAGES[@]}"; do
 		cmp "$(package "$OLD" "$name")" "$(package "$WORK/another place" "$name")"
