@@ -662,9 +662,15 @@ static bool log_start(const struct options *o)
 	struct stat st;
 	bool inherited = *file >= 0, there = !inherited && o->log && stat(o->log, &st) == 0;
 
-	if (!log_file_open(o->log))
-		return path_fail(errno == ENXIO ? "nobody reads the log" : "cannot open the log",
+	if (!log_file_open(o->log)) {
+		if (there && S_ISSOCK(st.st_mode))
+			return complain("the log %s is a socket: give a file with -%c", o->log,
+					typed('o'));
+		return path_fail(errno == ENXIO && there && S_ISFIFO(st.st_mode)
+					 ? "nobody reads the log"
+					 : "cannot open the log",
 				 o->log);
+	}
 	if (!o->log || inherited)
 		return true;
 	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {

@@ -521,7 +521,7 @@ bool device_ring(const struct device *d, int id, int vector, char *why)
 	if (vector >= d->vectors && d->vectors > 0)
 		return wrong(
 			why,
-			"there is no vector %d, only %d of them, on this device and all others",
+			"there is no vector %d: this device and all others have %d, numbered from 0",
 			vector, d->vectors);
 	__sync_synchronize(); /* what was written to the memory is there when it rings */
 	for (int v = first; v <= last; v++)

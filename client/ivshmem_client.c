@@ -158,7 +158,8 @@ static int wait_for(struct mesh *m, const struct request *r)
 	uint64_t count;
 
 	if (r->vector >= own->vectors)
-		quit(1, "there is no vector %d, only %d of them", r->vector, own->vectors);
+		quit(1, "there is no vector %d: each node has %d, numbered from 0", r->vector,
+		     own->vectors);
 	printf("id %d\n", m->id);
 	output_flush();
 	while ((count = bell_count(m, r->vector)) == 0) {

@@ -116,8 +116,8 @@ bool mesh_ring(const struct mesh *m, int id, int vector, char *why)
 	if (!peer_whole(m, id))
 		return wrong(why, "there is no node %d", id);
 	if (vector >= p->vectors)
-		return wrong(why, "node %d has no vector %d, only %d of them", id, vector,
-			     p->vectors);
+		return wrong(why, "node %d has no vector %d: it has %d, numbered from 0", id,
+			     vector, p->vectors);
 	return peer_ring(p, vector) || wrong(why, "cannot ring node %d: %s", id, strerror(errno));
 }
 

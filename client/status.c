@@ -46,6 +46,21 @@ enum trouble {
 	WRONG,  /* and so it would be the next time */
 };
 
+/*
+ * Whether a text can control a terminal, which no answer of ours can: JSON has no control
+ * characters in its strings, and our server writes 127 to 159 as it writes those (\u0085).
+ */
+static bool text_controls(const char *text, size_t length)
+{
+	const unsigned char *c = (const unsigned char *)text;
+
+	for (size_t i = 0; i < length; i++)
+		if ((c[i] < ' ' && !(c[i] == '\n' && i + 1 == length)) || c[i] == 127 ||
+		    (c[i] == 0xc2 && c[i + 1] < 0xa0))
+			return true;
+	return false;
+}
+
 /* Reads the text in a descriptor, whose position is not ours alone. NULL: it cannot be that. */
 static char *text_read(int fd, int64_t length)
 {
@@ -59,7 +74,8 @@ static char *text_read(int fd, int64_t length)
 	if (!text)
 		return NULL;
 	text[length] = '\0';
-	if (pread(fd, text, (size_t)length, 0) == length && text[0] == '{')
+	if (pread(fd, text, (size_t)length, 0) == length && text[0] == '{' &&
+	    !text_controls(text, (size_t)length))
 		return text;
 	free(text);
 	return NULL;

@@ -258,7 +258,7 @@ print("rung", rung["1"])
 		printf "\n \nring\nring 0\nring 0 0 0\nring all 1\nring x 0\nlost\nring 0 1" >&5; exit 4'
 	is status "$STATUS" 4
 	is 'what is wrong' "$(cat "$WORK/err")" "ivshmem_client: request 'ring 9 0': there is no node 9
-ivshmem_client: request 'ring 0 2': node 0 has no vector 2, only 2 of them
+ivshmem_client: request 'ring 0 2': node 0 has no vector 2: it has 2, numbered from 0
 ivshmem_client: request 'ring': give ID VECTOR, ID all, or all
 ivshmem_client: request 'ring 0': give ID VECTOR, ID all, or all
 ivshmem_client: request 'ring 0 0 0': give ID VECTOR, ID all, or all

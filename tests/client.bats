@@ -205,12 +205,12 @@ prompts_are() { # NUMBER
 	start -f memory -n 2
 	client other -n 2 "$SOCK" watch
 	declines 1 'no node 7' -- -n 2 "$SOCK" ring 7 0
-	declines 1 'node 0 has no vector 2, only 2' -- -n 2 "$SOCK" ring 0 2
+	declines 1 'node 0 has no vector 2: it has 2, numbered from 0' -- -n 2 "$SOCK" ring 0 2
 	declines 1 'more than 1 vector, as -n says' -- -n 1 "$SOCK" list
 	declines 1 'each node 2 vectors, not 3, as -n says' -- -n 3 "$SOCK" list
 	try "$CLIENT" -n 2 "$SOCK" wait 2
 	is 'status of wait 2' "$STATUS" 1
-	has "$WORK/err" 'no vector 2, only 2'
+	has "$WORK/err" 'there is no vector 2: each node has 2, numbered from 0'
 	stop
 }
 
@@ -493,7 +493,7 @@ peer_id = 0
 	"$CLIENT" "$SOCK" <words >"$WORK/out" 2>"$WORK/err" || STATUS=$?
 	is 'status' "$STATUS" 1
 	is 'errors' "$(cat "$WORK/err")" "ivshmem_client: there is no node 7
-ivshmem_client: node 0 has no vector 1, only 1 of them
+ivshmem_client: node 0 has no vector 1: it has 1, numbered from 0
 ivshmem_client: give ID VECTOR, ID all, or all
 ivshmem_client: VECTOR 'x': give a whole number from 0 to 2047
 ivshmem_client: 'lost': unknown command; 'help' lists the commands

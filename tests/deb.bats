@@ -127,9 +127,12 @@ package() { # FOLDER PACKAGE
 		AS=$NOBODY
 		chmod 755 "$TEST_DIR" "$WORK"
 	fi
-	(umask 077 && packages_build "$WORK/another" -j2)
+	# A package of another version does not stay beside them.
+	mkdir -p "$WORK/another place/build"
+	touch "$WORK/another place/build/tm-ivshmem-server_1.0_$(dpkg --print-architecture).deb"
+	(umask 077 && packages_build "$WORK/another place" -j2)
 	for name in "${PACKAGES[@]}"; do
-		cmp "$(package "$OLD" "$name")" "$(package "$WORK/another" "$name")"
+		cmp "$(package "$OLD" "$name")" "$(package "$WORK/another place" "$name")"
 	done
 }
 
@@ -235,13 +238,13 @@ in_chroot() { # SCRIPT
 	grep -qx 'kvm:x:[0-9]*:' <<<"$output"
 	[[ $(part install) == *'Usage: ivshmem-server '* ]]
 	[[ $(part install) == *'/man8/tm_ivshmem_server.8'* ]]
-	is "of servers, at first" "$(part install | grep -c 'not of a unit' || true)" 0
-	[[ $(part upgrade) == *"process $pid is not of a unit, and still the version before; no node notices: kill -HUP $pid"* ]]
+	is "of servers, at first" "$(part install | grep -c 'not started by a unit' || true)" 0
+	[[ $(part upgrade) == *"process $pid was not started by a unit and still runs the previous version; to upgrade it, which no node notices: kill -HUP $pid"* ]]
 	# The node from before.
 	is "peers" "$(part upgrade | grep -cx 1)" 1
-	[[ $(part remove) == *"process $pid is not of a unit, and goes on; what ends it: kill $pid"* ]]
+	[[ $(part remove) == *"process $pid was not started by a unit and keeps running; to end it: kill $pid"* ]]
 	[[ $(part remove) == *'the node is there'* ]]
-	[[ $(part purge) == *'/var/lib/tm_ivshmem_server is kept, since it has what nodes wrote: fam'* ]]
+	[[ $(part purge) == *'/var/lib/tm_ivshmem_server stays, because it has the memory of nodes: fam'* ]]
 	is "what is left" "$(part purge | sed -n 's,^/,/,p')" /var/lib/tm_ivshmem_server
 }
 

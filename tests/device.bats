@@ -95,7 +95,7 @@ says() { # TEXT ARGUMENT...
 	is 'the register' "$(peek "pci/$AT/resource0" 12)" 00070002
 	says '' -D ring 9 all
 	is 'the register' "$(peek "pci/$AT/resource0" 12)" 00090002
-	refuses 1 'there is no vector 3, only 3 of them, on this device and all others' -D ring 7 3
+	refuses 1 'there is no vector 3: this device and all others have 3, numbered from 0' -D ring 7 3
 	refuses 1 'cannot know who is there: ring nodes one by one' -D ring all
 	refuses 1 'cannot know who joins and who leaves' -D watch
 	refuses 2 'in place of a socket: leave out -S and -n' -D -S sock list

@@ -158,6 +158,7 @@ kernel_refuses() { # GUEST
 	[ -x "$CLIENT" ]
 	try "$SOURCE_DIR/tests/demo"
 	is "status: $(cat "$WORK/err")" "$STATUS" 0
+	is 'what stands beside the lines' "$(cat "$WORK/err"; grep -v '(node\|^The host joins' "$WORK/out")" ''
 	for node in 'the host (node 0)' '(node 1)' '(node 2)'; do
 		has "$WORK/out" "$node is there" "$node writes 'message" "$node rings node" "$node was rung, and reads 'message"
 	done

@@ -106,8 +106,12 @@ no_syslog() {
 		{
 			refused "$DIR/missing/file" 'No such file' -- $background -f store -o missing/file
 			refused "$DIR/folder" 'Is a directory' -- $background -f store -o folder
+			# A terminal, where there is none, is nothing that somebody could read.
+			WRAP=(setsid -w)
+			refused "cannot open the log /dev/tty: No such device" -- $background -f store -o /dev/tty
+			WRAP=()
 			refused "nobody reads the log $DIR/pipe" -- $background -f store -o pipe
-			refused "nobody reads the log $DIR/listener" -- $background -f store -o listener
+			refused "the log $DIR/listener is a socket: give a file with -o" -- $background -f store -o listener
 		}
 	done
 	need_root

@@ -579,7 +579,7 @@ client_ends() { # STATUS
 		$'cmd> our_id = 1\n  vector 0 is enabled (fd=N)\n  vector 1 is enabled (fd=N)\ndump  '
 	is 'help, at the beginning and when asked for' "$(grep -c '^int ID VECTOR' "$WORK/shown")" 2
 	is 'errors' "$(grep -v ': message ' "$WORK/err")" "ivshmem-client: 'lost': unknown command; 'help' lists the commands
-ivshmem-client: node 1 has no vector 2, only 2 of them
+ivshmem-client: node 1 has no vector 2: it has 2, numbered from 0
 ivshmem-client: there is no node 0"
 	has "$WORK/err" 'ivshmem-client: message -1 with a descriptor'
 	# All at once, and an input that ends.

@@ -198,6 +198,37 @@ longer() { # FILE BYTES
 	END
 }
 
+@test "an answer that would control the terminal is none" {
+	need_tool python3
+	start -f memory
+	answer 1
+	stop
+	python3 - "$CLIENT" "$SOCK" "$WORK/answer" <<-'END'
+		import os, socket, struct, subprocess, sys
+		client, path, answer = sys.argv[1:]
+		whole = open(answer, "rb").read()
+		version = b'"version":"'
+		listener = socket.socket(socket.AF_UNIX)
+		listener.bind(path)
+		listener.listen()
+		for evil in b"", b"\x1b[31m", b"\0", b"\n", b"\x7f", b"\xc2\x9b31m":
+		    text = whole.replace(version, version + evil)
+		    assert text != whole or not evil
+		    for how in [], ["--json"]:
+		        look = subprocess.Popen([client, path, "status", *how], stdout=subprocess.PIPE,
+		                                stderr=subprocess.PIPE)
+		        server, _ = listener.accept()
+		        memory = os.memfd_create("text")
+		        os.write(memory, text)
+		        socket.send_fds(server, [struct.pack("<q", len(text))], [memory])
+		        os.close(memory)
+		        server.close()
+		        out, err = look.communicate(timeout=60)
+		        assert look.returncode == (1 if evil else 0), (evil, how, look.returncode)
+		        assert not evil or (not out and b"cannot tell its status" in err), (evil, out, err)
+	END
+}
+
 @test "a server that is not there, stopped, or closes without an answer: the client says so" {
 	fails "cannot connect to $SOCK: No such file or directory: start the server first"
 	fails "cannot connect to $SOCK: No such file or directory: start the server first" --watch

@@ -1028,7 +1028,7 @@ static void a_package_is_upgraded(void **state)
 	run("test -L /etc/systemd/system/multi-user.target.wants/tm_ivshmem_server@qemu.service");
 
 	said = output("dpkg -P tm-ivshmem-server 2>&1");
-	assert_said(said, "/var/lib/tm_ivshmem_server is kept");
+	assert_said(said, "/var/lib/tm_ivshmem_server stays");
 	assert_said(said, "qemu");
 	free(said);
 	assert_int_equal(access("/var/lib/tm_ivshmem_server/qemu", F_OK), 0);
