@@ -51,7 +51,6 @@
 #include "server/takeover.h"
 
 #include <assert.h>
-#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -70,7 +69,6 @@
 #include <sys/stat.h>
 #include <sys/syslog.h>
 #include <sys/types.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -375,46 +373,6 @@ static void serve(struct server *s)
 }
 
 /*
- * Prints the path as QEMU's option parser wants it, where a comma is doubled, and as it stands
- * between single quotes for a shell. Returns whether a shell needs these.
- */
-static bool path_for_qemu(const char *path, char *out)
-{
-	bool quotes = false;
-
-	for (; *path; path++) {
-		quotes = quotes || !(isalnum((unsigned char)*path) || strchr("/._-+,:@%", *path));
-		if (*path == ',')
-			*out++ = ',';
-		if (*path == '\'')
-			out = stpcpy(out, "'\\'");
-		*out++ = *path;
-	}
-	*out = '\0';
-	return quotes;
-}
-
-/* Says what is served, and how to connect a node to it. */
-static void server_announce(const struct server *s)
-{
-	char path[4 * sizeof(((struct sockaddr_un *)NULL)->sun_path)], memory[96] = "";
-	unsigned int vectors = s->opt.vectors;
-	const char *quote = path_for_qemu(s->opt.socket, path) ? "'" : "";
-
-	if (s->ledger->store < 0) {
-		say("serving interrupts without memory, vectors %u, socket %s", vectors,
-		    s->opt.socket);
-	} else {
-		say("serving %s, size %s, vectors %u, socket %s", s->opt.object,
-		    SIZE(s->ledger->size), vectors, s->opt.socket);
-		snprintf(memory, sizeof(memory), ",size=%s", SIZE(s->ledger->size));
-	}
-	say("connect a node: -chardev %ssocket,path=%s,id=fam%s -device %s,chardev=fam%s,vectors=%u",
-	    quote, path, quote, s->opt.legacy ? "ivshmem" : "ivshmem-doorbell",
-	    s->opt.legacy ? memory : "", vectors ? vectors : 1);
-}
-
-/*
  * Forks, and goes on in the child; the parent waits until that is ready or has failed, and exits as
  * it should, so that whatever goes wrong is said before the command returns.
  */
@@ -457,7 +415,7 @@ static bool background_enter(struct server *s)
 {
 	if (!s->opt.daemonize)
 		return true;
-	server_announce(s);
+	status_announce(&s->status);
 	setsid();
 	if (chdir("/") < 0)
 		fail("cannot change to /");
@@ -566,7 +524,7 @@ static bool server_begin(struct server *s, const struct passed *in)
 	if (in->waiting >= 0)
 		client_welcome(&s->clients, descriptor_lower(in->waiting));
 	if (!s->opt.daemonize || !s->opt.log) /* else the file has it already */
-		server_announce(s);
+		status_announce(&s->status);
 	standby_want(&s->standby);
 	if (in->fits)
 		say("took over %zu node%s from a server that had ended, version " VERSION, count,

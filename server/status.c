@@ -10,6 +10,7 @@
 #include "server/options.h"
 #include "server/supervisor.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -228,6 +229,45 @@ void status_answer(struct status *s, int sock)
 /*
  * The log
  */
+
+/*
+ * Prints the path as QEMU's option parser wants it, where a comma is doubled, and as it stands
+ * between single quotes for a shell. Returns whether a shell needs these.
+ */
+static bool path_for_qemu(const char *path, char *out)
+{
+	bool quotes = false;
+
+	for (; *path; path++) {
+		quotes = quotes || !(isalnum((unsigned char)*path) || strchr("/._-+,:@%", *path));
+		if (*path == ',')
+			*out++ = ',';
+		if (*path == '\'')
+			out = stpcpy(out, "'\\'");
+		*out++ = *path;
+	}
+	*out = '\0';
+	return quotes;
+}
+
+void status_announce(const struct status *s)
+{
+	char path[4 * sizeof(((struct sockaddr_un *)NULL)->sun_path)], memory[96] = "";
+	unsigned int vectors = s->opt->vectors;
+	const char *quote = path_for_qemu(s->opt->socket, path) ? "'" : "";
+
+	if (s->ledger->store < 0) {
+		say("serving interrupts without memory, vectors %u, socket %s", vectors,
+		    s->opt->socket);
+	} else {
+		say("serving %s, size %s, vectors %u, socket %s", s->opt->object,
+		    SIZE(s->ledger->size), vectors, s->opt->socket);
+		snprintf(memory, sizeof(memory), ",size=%s", SIZE(s->ledger->size));
+	}
+	say("connect a node: -chardev %ssocket,path=%s,id=fam%s -device %s,chardev=fam%s,vectors=%u",
+	    quote, path, quote, s->opt->legacy ? "ivshmem" : "ivshmem-doorbell",
+	    s->opt->legacy ? memory : "", vectors ? vectors : 1);
+}
 
 void status_log(const struct status *s)
 {

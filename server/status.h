@@ -60,6 +60,9 @@ bool status_drop(struct status *s);
 /* The same, if it is too old, or no longer true. */
 void status_settle(struct status *s);
 
+/* Logs what is served, and how to connect a node to it. */
+void status_announce(const struct status *s);
+
 /* Logs who is there. */
 void status_log(const struct status *s);
 

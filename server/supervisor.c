@@ -328,7 +328,12 @@ static bool supervisor_has_room(struct supervisor *v)
 
 bool supervisor_takes(struct supervisor *v)
 {
-	return !supervised(v) || v->stuck || (!v->full && supervisor_has_room(v));
+	if (!supervised(v) || v->stuck)
+		return true;
+	/* Who has left goes first: between an accept and a parcel, that would take its room. */
+	if (!v->full && !v->ledger->timers[TIMER_STORE] && v->own_step == 2 * OWNS)
+		parcels_drop(v);
+	return !v->full && supervisor_has_room(v);
 }
 
 /* Has stored what is to be of a peer, and dropped what is too much. False: it is not done yet. */

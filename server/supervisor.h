@@ -83,7 +83,8 @@ bool supervisor_socket(struct supervisor *v);
 bool supervisor_drop(struct supervisor *v, const char *name);
 
 /*
- * Whether a node that joined now could be stored at once. Until then newcomers are better off in
+ * Whether a node that joined now could be stored at once: all who have left have been dropped,
+ * which is done here, and there is room for another message. Until then newcomers are better off in
  * the queue of the listener, which outlives us; for STORE_RETRY_MS at most.
  */
 bool supervisor_takes(struct supervisor *v);

@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
-# tests/includes, which make lint runs: rooms include what is below them, and nothing else.
+# tests/includes, which make lint runs: rooms include what is below them, and nothing else, and are
+# not too large.
 # shellcheck disable=SC2154 # what run sets
 
 load lib/common
@@ -54,4 +55,15 @@ refuses() { # FILE HEADER...
 	refuses server/store.c client/mesh.h
 	refuses client/run.c server/mesh.h
 	refuses tm_ivshmem_server.c client/mesh.h
+}
+
+@test "a file of more than 700 lines is refused" {
+	many() { # LINES FILE
+		yes '// a line' | head -n "$1" >"$DIR/$2"
+		run "$SOURCE_DIR/tests/includes" "$DIR"
+	}
+	many 700 server/store.c
+	[ "$status" = 0 ] || no "$output"
+	many 701 server/store.c
+	[[ $status != 0 && $output == *'./server/store.c has more than 700 lines'* ]] || no "$output"
 }

@@ -393,7 +393,8 @@ static void qemu_nodes(void **state)
 	all_end();
 }
 
-/* What is locked stays so all the time, and nobody else can listen. */
+/* What is locked stays so all the time, and nobody else can listen. Who is refused is told of the
+ * server that has the locks now. */
 static void nobody_comes_between(void **state)
 {
 	const char *const *const others[] = {
@@ -401,6 +402,7 @@ static void nobody_comes_between(void **state)
 		SERVER_ARGS("-f", "another", "-i", "pid", "-p", "other"),
 		SERVER_ARGS("-f", "another"), /* at the same socket */
 	};
+	char served[64], held[64];
 	pid_t standby;
 
 	(void)state;
@@ -409,6 +411,9 @@ static void nobody_comes_between(void **state)
 	somebody_is_greeted(two);
 	for (int round = 0; round < 2; round++) {
 		standby = server_halt();
+		snprintf(served, sizeof(served),
+			 "served by another server, process %d:", (int)standby);
+		snprintf(held, sizeof(held), "held by another server, process %d:", (int)standby);
 		kill(standby, SIGSTOP);
 		server_kill();
 		for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
@@ -422,7 +427,8 @@ static void nobody_comes_between(void **state)
 			assert_int_equal(server_wait(&server, PATIENCE), 1);
 		}
 		server.pid = standby;
-		assert_true(server_logged(&server, "served by another server"));
+		assert_true(server_logged(&server, served));
+		assert_true(server_logged(&server, held));
 		assert_true(server_logged(&server, "belongs to a server that is running"));
 		everybody_agrees();
 	}

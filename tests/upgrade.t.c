@@ -19,6 +19,7 @@
 #include <limits.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -439,6 +440,56 @@ static void no_descriptor_is_left(void)
 	all_leave();
 }
 
+/* Version 1.2.0 cannot read what the server under test keeps: HUP refuses it, and nobody notices.
+ */
+static void there_is_no_way_back(void)
+{
+	server_up(SERVER_ARGS("-f", "memory", "-n", "2"));
+	for (int id = 0; id < 3; id++)
+		somebody_is_greeted(two);
+	server_goes();
+	server_comes();
+	program_put(version_120);
+	server_signal(&server, SIGHUP);
+	assert_true(
+		server_log_wait(&server, "cannot take over, going on without a restart", PATIENCE));
+	somebody_goes(1);
+	assert_int_equal(somebody_is_greeted(two)->id, 3);
+	everybody_agrees();
+	all_leave();
+}
+
+/* The server that comes has a standby, as version 1.2.0 had none. */
+static void a_standby_comes_with_it(void)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+	int32_t standby = 0;
+	int ledger;
+
+	server_up(SERVER_ARGS("-f", "memory", "-n", "2"));
+	for (int id = 0; id < 3; id++)
+		somebody_is_greeted(two);
+	server_goes();
+	server_comes();
+	while (standby <= 0) {
+		assert_that(deadline_ahead(deadline), "there is no standby");
+		ledger = server_ledger(&server); /* at first the shorter one of version 1.2.0 */
+		if (pread(ledger, &standby, sizeof(standby), offsetof(struct ledger, standby)) !=
+		    sizeof(standby))
+			standby = 0;
+		close(ledger);
+	}
+	server_signal(&server, SIGKILL);
+	assert_int_equal(server_wait(&server, PATIENCE), -SIGKILL);
+	while (server_pidfile(&server) != standby)
+		assert_that(deadline_ahead(deadline), "the standby does not go on");
+	server.pid = standby;
+	somebody_goes(1);
+	assert_int_equal(somebody_is_greeted(two)->id, 3);
+	everybody_agrees();
+	all_end();
+}
+
 /* They ring each other before, while and after; one connects meanwhile, and one leaves. */
 static void qemu_nodes(void)
 {
@@ -536,6 +587,9 @@ int main(void)
 		in_all_ways(qemu_nodes),
 		in_one_way(supervised_kill, one_that_was_being_sent_something),
 		in_one_way(hup_in_foreground, no_descriptor_is_left),
+		in_one_way(hup_in_foreground, there_is_no_way_back),
+		in_one_way(supervised_hup, there_is_no_way_back),
+		in_one_way(hup_in_background, a_standby_comes_with_it),
 	};
 
 	if (!program_begin("upgraded"))
