@@ -566,7 +566,7 @@ client_ends() { # STATUS
 
 @test "QEMU's client: what a script types at it is done, and shown as scripts expect it" {
 	start_here -M "$SHM" -n 2
-	"$CLIENT" "$SOCK" wait 1 >"$WORK/waiting" 2>&1 3>&- &
+	"$CLIENT" -n 2 "$SOCK" wait 1 >"$WORK/waiting" 2>&1 3>&- &
 	local waiting=$!
 	PIDS+=("$waiting")
 	eventually grep -q '^id 0' "$WORK/waiting"
@@ -587,7 +587,7 @@ ivshmem-client: there is no node 0"
 	has "$WORK/err" 'ivshmem-client: message -1 with a descriptor'
 	# All at once, and an input that ends.
 	: >"$WORK/waiting"
-	"$CLIENT" "$SOCK" wait 0 >"$WORK/waiting" 2>&1 3>&- &
+	"$CLIENT" -n 2 "$SOCK" wait 0 >"$WORK/waiting" 2>&1 3>&- &
 	waiting=$!
 	PIDS+=("$waiting")
 	eventually grep -q '^id 0' "$WORK/waiting"

@@ -613,11 +613,13 @@ held_at() { # before|behind CALL COMMAND...
 	done
 }
 
+# Something else is put in place of the socket.
+other_comes() {
+	rm "$SOCK"
+	echo text >"$SOCK"
+}
+
 @test "at the end the socket is removed only if it is still ours" {
-	other_comes() {
-		rm "$SOCK"
-		echo text >"$SOCK"
-	}
 	start -s "$SHM"
 	unseen other_comes
 	stop
@@ -698,10 +700,6 @@ newcomer_served() {
 @test "where something else stands, or there is no folder, it tries until it can make its socket" {
 	mkdir folder
 	SOCK=$DIR/folder/sock
-	other_comes() {
-		rm "$SOCK"
-		echo text >"$SOCK"
-	}
 	start -s "$SHM"
 	unseen other_comes
 	eventually grep -q 'trying again every second' "$LOG"

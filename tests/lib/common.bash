@@ -179,6 +179,7 @@ state() {
 
 # strace holds whoever makes a system call that it is to delay so: until let_go, longer than any test.
 # With signal=STOP, whoever has made one is stopped: until he gets CONT.
+# shellcheck disable=SC2034
 HELD=delay_enter=3600000000
 
 # A process that strace holds goes on, traced no more, as does all that is traced with it.
