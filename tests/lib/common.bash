@@ -148,8 +148,9 @@ huge_pages_take() { # NUMBER
 	flock -w 300 "$HUGE_LOCK"
 	HUGE_BEFORE=$(cat $file)
 	HUGE_SIZE=$(awk '/^Hugepagesize:/ { print $2 }' /proc/meminfo)
+	# More than are needed, if there are: others on the machine may take some, too.
 	for ((i = 0; i < 20; i++)); do
-		echo $((HUGE_BEFORE + $1)) >$file
+		echo $((HUGE_BEFORE + $1 + 4)) >$file
 		[ "$(cat $file)" -lt $((HUGE_BEFORE + $1)) ] || break
 		sleep 0.5
 	done
