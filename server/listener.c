@@ -69,6 +69,24 @@ static unsigned long socket_inode(const char *path)
 	return count == 1 ? found : 0;
 }
 
+/* Whether a process is the standby of a server: it has open what that has, and says what it is
+ * (standby_live). */
+static bool process_is_standby(int pid)
+{
+	static const char begins[] = "standby of ";
+	char path[64], line[sizeof(begins)] = "";
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/cmdline", pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	if (read(fd, line, sizeof(line) - 1) < 0)
+		line[0] = '\0';
+	close(fd);
+	return !strcmp(line, begins);
+}
+
 /*
  * The process that listens on a path, found without connecting to it: ", process N", or nothing
  * where we may not know.
@@ -87,11 +105,11 @@ static void socket_owner(const char *path, char *who, size_t room)
 		return;
 	for (size_t i = 0; i < fds.gl_pathc && !*who; i++) {
 		ssize_t n = readlink(fds.gl_pathv[i], link, sizeof(link) - 1);
+		int pid = atoi(fds.gl_pathv[i] + strlen("/proc/"));
 
 		link[n < 0 ? 0 : n] = '\0';
-		if (!strcmp(link, wanted))
-			snprintf(who, room, ", process %d",
-				 atoi(fds.gl_pathv[i] + strlen("/proc/")));
+		if (!strcmp(link, wanted) && !process_is_standby(pid))
+			snprintf(who, room, ", process %d", pid);
 	}
 	globfree(&fds);
 }

@@ -21,12 +21,15 @@ teardown_more() {
 
 # --- what clients see
 
-# The process that listens, as every client can ask for it.
+# The process that listens, as every client can ask for it; when it has been said, the server knows
+# that this client has gone.
 listener() { # SOCKET
-	perl -MSocket -e '
+	timeout 120 perl -MSocket -e '
 		socket(my $s, PF_UNIX, SOCK_STREAM, 0) or die "socket: $!\n";
 		connect($s, pack_sockaddr_un($ARGV[0])) or die "connect: $!\n";
-		print unpack("l", getsockopt($s, SOL_SOCKET, SO_PEERCRED)), "\n"' "$1" 3>&-
+		print unpack("l", getsockopt($s, SOL_SOCKET, SO_PEERCRED)), "\n";
+		shutdown($s, SHUT_WR);
+		1 while sysread($s, my $data, 4096)' "$1" 3>&-
 }
 
 listens() { # SOCKET
@@ -563,7 +566,7 @@ client_ends() { # STATUS
 
 @test "QEMU's client: what a script types at it is done, and shown as scripts expect it" {
 	start_here -M "$SHM" -n 2
-	"$CLIENT" "$SOCK" wait 1 >"$WORK/waiting" 2>&1 3>&- &
+	"$CLIENT" -n 2 "$SOCK" wait 1 >"$WORK/waiting" 2>&1 3>&- &
 	local waiting=$!
 	PIDS+=("$waiting")
 	eventually grep -q '^id 0' "$WORK/waiting"
@@ -583,7 +586,8 @@ ivshmem-client: node 1 has no vector 2: it has 2, numbered from 0
 ivshmem-client: there is no node 0"
 	has "$WORK/err" 'ivshmem-client: message -1 with a descriptor'
 	# All at once, and an input that ends.
-	"$CLIENT" "$SOCK" wait 0 >"$WORK/waiting" 2>&1 3>&- &
+	: >"$WORK/waiting"
+	"$CLIENT" -n 2 "$SOCK" wait 0 >"$WORK/waiting" 2>&1 3>&- &
 	waiting=$!
 	PIDS+=("$waiting")
 	eventually grep -q '^id 0' "$WORK/waiting"
@@ -604,7 +608,7 @@ ivshmem-client: there is no node 0"
 	eventually grep -q 'receive notification from peer_id=0 vector=0$' "$WORK/shown"
 	stop
 	eventually grep -q '^disconnected from server$' "$WORK/shown"
-	has "$WORK/err" 'the server closed the connection; trying'
+	eventually grep -q 'the server closed the connection; trying' "$WORK/err"
 	rm "/dev/shm/$SHM"
 	start_here -M "$SHM" -n 3
 	eventually grep -q 'our_id=0 .*vectors=3' "$WORK/shown"

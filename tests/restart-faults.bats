@@ -39,8 +39,9 @@ load lib/restart
 
 @test "a flush that ends between the images leaves no zombie" {
 	need_strace
-	WRAP=(strace -D -f -o "$WORK/trace" -e trace=fdatasync -e inject=fdatasync:delay_enter=3000000)
+	WRAP=(strace -D -f -o "$WORK/trace" -e trace=fdatasync -e "inject=fdatasync:$HELD")
 	before_original 'if ($purpose eq "resume") {
+			open(my $here, ">", "'"$WORK"'/resuming");
 			open(my $children, "<", "/proc/$$/task/$$/children");
 			my $child = 0 + <$children> or exit;
 			# It is a zombie now, and so it stays for the next image.
@@ -57,7 +58,10 @@ load lib/restart
 	peer
 	greeting "$SOCK" 4 >/dev/null
 	eventually pgrep -P "$PID" >/dev/null
-	hup_until "restarted in place"
+	kill -s HUP "$PID"
+	eventually test -e "$WORK/resuming"
+	let_go "$PID" # and with it the flush
+	eventually logged_more "restarted in place" 0
 	eventually no_child
 	hasnt "$LOG" "cannot flush"
 	served

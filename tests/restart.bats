@@ -298,9 +298,12 @@ group_gone() {
 	start -f mem -i pid
 	peer
 	restart
-	rm sock pid
-	echo mine >sock
-	echo mine >pid
+	others_come() {
+		rm sock pid
+		echo mine >sock
+		echo mine >pid
+	}
+	unseen others_come
 	hup_until "restarted in place"
 	stop
 	is "sock" "$(cat sock)" mine
@@ -470,12 +473,17 @@ mute_peer() {
 }
 
 @test "HUP is too late for a server that ends" {
+	need_strace
 	start -f mem -n 700
 	mute_peer
+	# It is stopped when it has begun to end, and removed its socket.
+	trace -o "$WORK/trace" -e trace=unlinkat -e inject=unlinkat:signal=STOP:when=1
 	kill -s TERM "$PID"
-	eventually grep -q 'ending' "$LOG"
+	eventually stopped
+	has "$LOG" ending
 	kill -s HUP "$PID"
 	kill -s USR1 "$PID"
+	kill -s CONT "$PID"
 	ends
 	hasnt "$LOG" "restarted in place" "going on without"
 	missing sock

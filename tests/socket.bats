@@ -238,6 +238,7 @@ INTRUDER='
 	for args in "-f $DIR/store" "-s $SHM" "-f $DIR/store -a" "-f $DIR/store -g $OTHER" "-f $DIR/store -d -i pid"; do
 		rm -f store "/dev/shm/$SHM" "$WORK/trace" "$WORK/intruder" "$WORK/modes" "$LOG"
 		touch "$WORK/intruder" "$LOG"
+		chmod 600 "$WORK/intruder"
 		umask 000
 		setpriv "--reuid=$NOBODY" "--regid=$NOBODY" --clear-groups perl -e "$INTRUDER" "$SOCK" \
 			"$DIR/store" "/dev/shm/$SHM" >"$WORK/intruder" 2>&1 3>&- &
@@ -252,10 +253,11 @@ INTRUDER='
 					$last{$_} = $now;
 				}
 				select undef, undef, undef, 0.002;
-			}' "$SOCK" "$DIR/store" "/dev/shm/$SHM" >"$WORK/modes" 2>&1 3>&- &
+			}' "$WORK/intruder" "$SOCK" "$DIR/store" "/dev/shm/$SHM" >"$WORK/modes" 2>&1 3>&- &
 		watcher=$!
 		PIDS+=("$intruder" "$watcher")
 		eventually grep -q connect "$WORK/intruder"
+		eventually test -s "$WORK/modes" # that of the other's file
 		# Before and after each of the calls that matter there is time to get in.
 		# shellcheck disable=SC2086 # words
 		"${WRAP[@]}" strace -D -f -o "$WORK/trace" -e trace=$calls \
@@ -267,11 +269,13 @@ INTRUDER='
 		umask 022
 		eventually grep -q 'connect: Permission denied' "$WORK/intruder"
 		eventually grep -q 'open .*: Permission denied' "$WORK/intruder"
+		eventually grep -q '^660 0 4510[78]$' "$WORK/modes"
 		if [ -e pid ]; then
 			wait "$PID"
 			PID=$(cat pid)
+			PIDS+=("$PID")
 			kill "$PID"
-			while alive "$PID"; do sleep 0.05; done
+			eventually ended "$PID"
 		else
 			stop
 		fi
@@ -281,7 +285,6 @@ INTRUDER='
 			"$(grep -v ': Permission denied$\|: No such file or directory$' "$WORK/intruder")" ''
 		is "wider modes with $args" "$(grep -v -x "600 0 [0-9]*\|660 0 $GID\|660 0 $OTHER\|[0-7]* 0 0" "$WORK/modes")" ''
 		is "wider modes with $args" "$(grep -x "[0-7]* 0 0" "$WORK/modes" | grep -v -x '[0-6]00 0 0')" ''
-		grep -q '^660 0 4510[78]$' "$WORK/modes"
 	done
 }
 
@@ -289,14 +292,23 @@ tail_is() { # FILE WHAT HOW
 	[ "$(grep "^$2:" "$1" | tail -n 1)" = "$2: $3" ]
 }
 
-# Holds a start at a system call while a command is run.
-held_at() { # CALL:HOW COMMAND...
+# Holds a start before a system call, or stops it behind one, while a command is run.
+held_at() { # before|behind CALL COMMAND...
+	local how=$HELD
+	[ "$1" = before ] || how=signal=STOP
 	rm -f "$WORK/trace"
-	WRAP=(strace -D -o "$WORK/trace" -e "trace=${1%%:*}" "--inject=${1%%:*}:${1#*:}=2000000:when=1")
+	WRAP=(strace -D -o "$WORK/trace" -e "trace=$2" "--inject=$2:$how:when=1")
 	launch -A -g "$(id -g)"
 	WRAP=()
-	eventually grep -qs '(' "$WORK/trace"
-	"${@:2}"
+	if [ "$1" = before ]; then
+		eventually grep -qs '(' "$WORK/trace"
+		"${@:3}"
+		let_go "$PID"
+	else
+		eventually stopped
+		"${@:3}"
+		kill -CONT "$PID"
+	fi
 }
 
 @test "what is put in place of the socket while it is made is not touched, by a link or otherwise" {
@@ -319,7 +331,7 @@ held_at() { # CALL:HOW COMMAND...
 		has "$LOG" "$SOCK was replaced while it was being made" 'a folder that only uid'
 	}
 	# Between its making and the first look.
-	held_at bind:delay_exit link
+	held_at behind bind link
 	not_ours
 	is 'mode of what the link leads to' "$(stat -c %a secret)" 600
 	is 'the link' "$(readlink "$SOCK")" secret
@@ -330,12 +342,12 @@ held_at() { # CALL:HOW COMMAND...
 	PIDS+=($!)
 	eventually test -S secret-sock
 	before=$(stat -c '%a %u:%g' secret-sock)
-	held_at bind:delay_exit other
+	held_at behind bind other
 	not_ours
 	is 'mode and owner of the other socket' "$(stat -c '%a %u:%g' "$SOCK")" "$before"
 	rm "$SOCK"
 	# Later, when it is known which is ours: that one gets the mode, wherever it is.
-	held_at chown,lchown:delay_enter link
+	held_at before chown,lchown link
 	ready
 	is 'mode of what the link leads to' "$(stat -c %a secret)" 600
 	is 'mode of the socket' "$(stat -c %a moved)" 660
@@ -434,11 +446,13 @@ held_at() { # CALL:HOW COMMAND...
 	local first
 	start -f store
 	first=$PID
+	kill -STOP "$first" # else it might make its socket again
 	rm "$SOCK"
 	start -f other
 	refused "$SOCK" -- -s "$SHM"
 	hasnt "$WORK/err" "process $first"
 	kill "$first"
+	kill -CONT "$first"
 	wait "$first" || true
 	refused "$SOCK" "process $PID" -- -s "$SHM"
 	stop
@@ -552,24 +566,23 @@ held_at() { # CALL:HOW COMMAND...
 	local slow quick slow_log=$LOG
 	perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => "sock", Listen => 1)'
 	# The first has found that the socket is stale, and takes a while to remove it.
-	WRAP=(strace -D -o "$WORK/trace" -e trace=renameat2 --inject=renameat2:delay_enter=300000:when=1)
+	WRAP=(strace -D -o "$WORK/slow" -e trace=renameat2 "--inject=renameat2:$HELD:when=1")
 	launch -s "$SHM"
 	slow=$PID
-	eventually grep -qs rename "$WORK/trace"
-	WRAP=()
+	eventually grep -qs rename "$WORK/slow"
+	# The second finds that the first has locked the folder, and then it is stopped.
+	WRAP=(strace -D -o "$WORK/trace" -P "$DIR" -e trace=flock --inject=flock:signal=STOP:when=1)
 	LOG=$WORK/log2
 	launch -s "$SHM-2"
 	quick=$PID
-	one_ended() {
-		! alive "$slow" || ! alive "$quick"
-	}
-	eventually one_ended
-	if alive "$slow"; then
-		PID=$slow
-		has "$LOG" "$SOCK" "$slow"
-		LOG=$slow_log
-	fi
+	eventually stopped
+	has "$WORK/trace" EAGAIN
+	let_go "$slow"
+	PID=$slow LOG=$slow_log
 	ready
+	kill -CONT "$quick"
+	eventually ended "$quick"
+	has "$WORK/log2" "$SOCK belongs to a server that is running" "process $slow"
 	greeting "$SOCK" >"$WORK/greeting"
 	is 'the greeting' "$(head -n 2 "$WORK/greeting")" $'0\n0'
 	stop
@@ -600,10 +613,15 @@ held_at() { # CALL:HOW COMMAND...
 	done
 }
 
-@test "at the end the socket is removed only if it is still ours" {
-	start -s "$SHM"
+# Something else is put in place of the socket.
+other_comes() {
 	rm "$SOCK"
 	echo text >"$SOCK"
+}
+
+@test "at the end the socket is removed only if it is still ours" {
+	start -s "$SHM"
+	unseen other_comes
 	stop
 	is 'what stands there' "$(cat "$SOCK")" text
 	rm "$SOCK"
@@ -611,10 +629,12 @@ held_at() { # CALL:HOW COMMAND...
 	local first first_log=$LOG
 	start -s "$SHM"
 	first=$PID
+	kill -STOP "$first"
 	rm "$SOCK"
 	LOG=$WORK/log2
 	start -s "$SHM-2"
 	kill "$first"
+	kill -CONT "$first"
 	wait "$first"
 	hasnt "$first_log" remove
 	greeting "$SOCK" >"$WORK/greeting"
@@ -633,7 +653,7 @@ held_at() { # CALL:HOW COMMAND...
 	SOCK=$DIR/folder/sock
 	start -f store
 	peer
-	rm -r folder
+	unseen rm -r folder
 	stop
 	eventually grep -qx end "$HEARD"
 	is 'what is here' "$(ls)" store
@@ -681,8 +701,7 @@ newcomer_served() {
 	mkdir folder
 	SOCK=$DIR/folder/sock
 	start -s "$SHM"
-	rm "$SOCK"
-	echo text >"$SOCK"
+	unseen other_comes
 	eventually grep -q 'trying again every second' "$LOG"
 	has "$LOG" "$SOCK exists and is not a socket"
 	sleep 1.5
@@ -690,7 +709,7 @@ newcomer_served() {
 	is 'what stands there' "$(cat "$SOCK")" text
 	rm "$SOCK"
 	eventually newcomer_served
-	rm -r folder
+	unseen rm -r folder
 	eventually sh -c "[ \$(grep -c 'trying again' '$LOG') = 2 ]"
 	mkdir folder
 	eventually newcomer_served
@@ -810,9 +829,16 @@ newcomer_served() {
 }
 
 @test "of a node that was killed before it had read all, the log says that" {
-	start -s "$SHM" -n 100
+	start -s "$SHM"
 	perl -MSocket -e 'socket(my $s, PF_UNIX, SOCK_STREAM, 0) or die;
-		connect($s, pack_sockaddr_un($ARGV[0])) or die; select(undef, undef, undef, 0.3)' "$SOCK"
+		connect($s, pack_sockaddr_un($ARGV[0])) or die; sleep 1000' "$SOCK" 3>&- &
+	PIDS+=($!)
+	all_sent() {
+		kill -USR1 "$PID"
+		grep -q 'ID 0: .* 0 messages waiting' "$LOG"
+	}
+	eventually all_sent
+	kill "$!"
 	eventually grep -q 'ID 0 left' "$LOG"
 	has "$LOG" 'ID 0 left: ended before it had read all'
 	stop

@@ -464,7 +464,7 @@ cut_by_a_node() { # CALL...
 	cp "$(command -v sleep)" program
 	./program 1000 3>&- &
 	PIDS+=($!)
-	eventually grep -q program "/proc/$!/cmdline"
+	eventually test "/proc/$!/exe" -ef program
 	refused "$DIR/program" 'Text file busy' -- -f program
 }
 
@@ -626,7 +626,7 @@ other_memory() { # [AVAILABLE KB, SWAP KB]
 	WRAP=(sh -c 'echo $$ >"$0/cgroup.procs" && exec "$@"' "$group")
 	try "${WRAP[@]}" "$SERVER" -p "$SOCK" -s "$SHM" -m 512M -a -i pid
 	WRAP=()
-	rmdir "$group"
+	eventually rmdir "$group" # who was in it may not have left yet
 	is "status: $(cat "$WORK/err")" "$STATUS" 1
 	has "$WORK/err" "cannot reserve 512M for /dev/shm/$SHM" "$group has only" 'kill a process'
 	missing "/dev/shm/$SHM" pid "$SOCK"
@@ -639,15 +639,15 @@ other_memory() { # [AVAILABLE KB, SWAP KB]
 	serves 'size 4M' -- -f small/store -a -m 4M
 }
 
-# Lets a start wait at a system call on the file store, which then fails, while a command is run.
+# Stops a start at a system call on the file store, which has failed, while a command is run.
 fails_late() { # CALL COMMAND -- ARGUMENT...
 	need_strace
-	WRAP=(strace -D -o "$WORK/trace" -P "$DIR/store" -e "trace=$1"
-		"--inject=$1:error=EIO:delay_enter=5000000")
+	WRAP=(strace -D -o "$WORK/trace" -P "$DIR/store" -e "trace=$1" "--inject=$1:error=EIO:signal=STOP")
 	launch "${@:4}"
 	WRAP=()
-	eventually grep -qs "$1(" "$WORK/trace"
+	eventually stopped
 	"$2"
+	kill -CONT "$PID"
 	! wait "$PID" || no "it has started"
 }
 
@@ -667,6 +667,7 @@ fails_late() { # CALL COMMAND -- ARGUMENT...
 		greeting "$SOCK" 4 >"$WORK/greeting" &
 		CLIENT=$!
 		PIDS+=("$CLIENT")
+		eventually sh -c "[ \$(grep -c ' $SOCK\$' /proc/net/unix) = 2 ]" # who listens, and who waits
 		is pidfile "$(cat pid)" "$PID"
 		refused "process $PID" -- -f other -i pid -p other.sock
 	}
@@ -714,11 +715,12 @@ fails_late() { # CALL COMMAND -- ARGUMENT...
 	need_strace
 	local signal status
 	for signal in TERM INT QUIT; do
-		# Each step takes a while, so that the signal comes in the middle.
-		WRAP=(strace -D -o "$WORK/trace" -e trace=fallocate --inject=fallocate:delay_enter=500000)
+		# Before the second step.
+		WRAP=(strace -D -o "$WORK/trace" -e trace=fallocate --inject=fallocate:signal=STOP:when=1)
 		launch -f store -a -m 1G
-		eventually grep -q fallocate "$WORK/trace"
+		eventually stopped
 		kill -s "$signal" "$PID"
+		kill -CONT "$PID"
 		status=0
 		wait "$PID" || status=$?
 		is 'status' "$status" 1
@@ -809,6 +811,7 @@ fails_late() { # CALL COMMAND -- ARGUMENT...
 	echo 1 >pid
 	for kind in store pid; do
 		locked_by $kind flock -F $kind sleep 1000
+		eventually grep -qx sleep "/proc/$PID/comm"
 		refused "$DIR/$kind is locked by another program, process $PID (sleep)" -- -f store -i pid
 		hasnt "$WORK/err" 'another server'
 		kill "$PID"
@@ -1025,6 +1028,7 @@ failures() {
 }
 
 @test "a flush that was not made is made again" {
+	local first second
 	need_strace
 	WRAP=(strace -D -f -o "$WORK/trace" -e "trace=fdatasync,clone" -e inject=clone:error=EAGAIN:when=1)
 	start -f store
@@ -1033,12 +1037,19 @@ failures() {
 	has "$LOG" 'cannot start a process to flush'
 	stop
 	# A child that is killed.
-	WRAP=(strace -D -f -o "$WORK/trace" -e trace=fdatasync -e inject=fdatasync:delay_enter=1500000:when=1)
+	WRAP=(strace -D -f -o "$WORK/trace" -e trace=fdatasync -e inject=fdatasync:signal=STOP)
 	start -f store
 	greeting "$SOCK" >/dev/null
-	eventually grep -q 'fdatasync(' "$WORK/trace"
-	kill -KILL "$(pgrep -P "$PID")"
+	eventually stopped
+	first=$(awk '/stopped by/ { print $1 }' "$WORK/trace")
+	kill -KILL "$first"
 	eventually grep -q 'cannot flush' "$LOG"
-	eventually sh -c "[ \$(grep -c 'fdatasync(' '$WORK/trace') -ge 2 ]"
+	another_stopped() {
+		second=$(awk -v first="$first" '/stopped by/ && $1 != first { print $1 }' "$WORK/trace")
+		[ -n "$second" ]
+	}
+	eventually another_stopped
+	let_go "$PID"
+	kill -CONT "$second"
 	stop
 }

@@ -148,8 +148,9 @@ huge_pages_take() { # NUMBER
 	flock -w 300 "$HUGE_LOCK"
 	HUGE_BEFORE=$(cat $file)
 	HUGE_SIZE=$(awk '/^Hugepagesize:/ { print $2 }' /proc/meminfo)
+	# More than are needed, if there are: others on the machine may take some, too.
 	for ((i = 0; i < 20; i++)); do
-		echo $((HUGE_BEFORE + $1)) >$file
+		echo $((HUGE_BEFORE + $1 + 4)) >$file
 		[ "$(cat $file)" -lt $((HUGE_BEFORE + $1)) ] || break
 		sleep 0.5
 	done
@@ -177,11 +178,26 @@ state() {
 	find "$DIR" "/dev/shm/$SHM" -type f -readable -size -65M -exec sha256sum {} + 2>/dev/null | sort
 }
 
+# strace holds whoever makes a system call that it is to delay so: until let_go, longer than any test.
+# With signal=STOP, whoever has made one is stopped: until he gets CONT.
+# shellcheck disable=SC2034
+HELD=delay_enter=3600000000
+
+# A process that strace holds goes on, traced no more, as does all that is traced with it.
+let_go() { # PID
+	kill -KILL "$(awk '/^TracerPid/ { print $2 }' "/proc/$1/status")"
+}
+
+# strace has stopped a process by a signal, as it says in $WORK/trace.
+stopped() {
+	grep -qs 'stopped by SIGSTOP' "$WORK/trace"
+}
+
 # Runs a command that is to end by itself: its status in $STATUS, what it said in $WORK/out and
 # $WORK/err.
 try() { # COMMAND...
 	STATUS=0
-	timeout --kill-after=5 60 "$@" >"$WORK/out" 2>"$WORK/err" 3>&- || STATUS=$?
+	timeout --kill-after=5 120 "$@" >"$WORK/out" 2>"$WORK/err" 3>&- || STATUS=$?
 }
 
 said_lines() { # NUMBER ARGUMENT...
@@ -291,6 +307,18 @@ daemonize() { # ARGUMENT...
 	PIDS+=("$PID")
 }
 
+# A command that others are to see done as a whole, so that the server sees nothing of it in between.
+unseen() { # COMMAND...
+	kill -s STOP "$PID"
+	"$@"
+	kill -s CONT "$PID"
+}
+
+# Somebody listens at a path, as it was given.
+listens_at() { # PATH
+	grep -q " 00010000 .* $1\$" /proc/net/unix
+}
+
 ended() { # PID
 	! alive "$1"
 }
@@ -362,7 +390,7 @@ PEER='
 # The greeting that a newcomer gets from a server without other peers: version, ID, memory and one
 # vector, or as many messages as said.
 greeting() { # SOCKET [COUNT [TEXT TO WRITE TO THE MEMORY]]
-	timeout 60 perl -e "$PEER" "$1" "${2:-4}" "${@:3:1}" 3>&-
+	timeout 120 perl -e "$PEER" "$1" "${2:-4}" "${@:3:1}" 3>&-
 }
 
 # So many newcomers, one after the other, get all of their greeting.

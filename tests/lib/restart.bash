@@ -93,21 +93,20 @@ no_restart() { # TEXT...
 	served
 }
 
-# A newcomer is greeted, and whoever was there hears of it.
+# A newcomer is greeted, and whoever was there hears of it. His ID is one that was not heard before.
 served() {
-	local lines newcomer
-	lines=$(wc -l <"$HEARD")
+	local id newcomer
+	: >"$WORK/newcomer"
 	perl -e "$PEER" "$SOCK" >"$WORK/newcomer" 2>&1 3>&- &
 	newcomer=$!
 	PIDS+=("$newcomer")
-	eventually heard_more "$lines" # who goes before others have heard of him was never there
+	eventually greeted_or_ended "$WORK/newcomer"
+	id=$(awk '/ fd / { exit } { id = $1 } END { print id }' "$WORK/newcomer")
+	[ -n "$id" ] || no "a newcomer is not greeted:" "$(<"$WORK/newcomer")"
+	eventually grep -q "^$id fd " "$HEARD" # who goes before others have heard of him was never there
 	kill "$newcomer"
-	eventually heard_more "$((lines + 1))"
+	eventually grep -qx "$id" "$HEARD"
 	alive "$PEER_PID"
-}
-
-heard_more() { # LINES
-	[ "$(wc -l <"$HEARD")" -gt "$1" ]
 }
 
 # What the server has open: number, flags and target; its own two, which have no use outside, apart.

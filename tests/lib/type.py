@@ -16,7 +16,7 @@ PROMPT = "ready> "
 
 def wait(fd, true):
     """Reads what the terminal shows until something is true of it."""
-    shown, until = b"", time.monotonic() + 60
+    shown, until = b"", time.monotonic() + 120
     while not true(shown):
         if time.monotonic() > until:
             sys.exit("the shell says no more than this: %r" % shown)
