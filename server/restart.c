@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/wait.h>
@@ -158,6 +159,7 @@ void trial_start(struct restart *r)
 	r->tried = program_on_disk(r);
 	child = child_start("try the program on disk, going on without a restart");
 	if (child == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL); /* whoever takes over does not know it */
 		program_execute(r, "check");
 		_exit(EXIT_FAILURE);
 	}

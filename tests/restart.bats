@@ -192,7 +192,7 @@ hangs() {
 	HUNG=$(pgrep -P "$PID") && perl_runs "$HUNG"
 }
 
-@test "a program that hangs is given up at the next signal, and at the end" {
+@test "a program that hangs is given up at the next signal, and at the end, whatever that is" {
 	local first
 	start -f mem
 	peer
@@ -217,6 +217,14 @@ hangs() {
 	eventually hangs
 	PIDS+=("$HUNG")
 	stop
+	eventually ended "$HUNG"
+	replace "$ORIGINAL"
+	start -f mem
+	replace "$WORK/file"
+	kill -s HUP "$PID"
+	eventually hangs
+	PIDS+=("$HUNG")
+	kill -s KILL "$PID"
 	eventually ended "$HUNG"
 }
 
