@@ -22,7 +22,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -848,16 +847,9 @@ int main(void)
 		standby_test(a_thousand_nodes),
 	};
 
-	if (!program_begin("tm_ivshmem_server"))
-		return 1;
-	if (!seed_choose(&seed))
+	if (!program_begin("tm_ivshmem_server") || !daemons_begin(&seed))
 		return 1;
 	snprintf(shm_name, sizeof(shm_name), "tm-standby-%d", (int)getpid());
-	setlinebuf(stdout);
 	crowd_at(server.socket, server.log);
-	descriptors_allow();
-	/* Servers in the background become this process's children. */
-	if (prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)
-		return 1;
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
