@@ -124,9 +124,12 @@ static pid_t standby_wait(pid_t but)
 /* Asks for the status: what the server had to do before is done when it answers. */
 static void server_answers(void)
 {
-	char *text = look(server.socket);
+	int64_t deadline = deadline_in(PATIENCE);
+	char *text;
 
-	assert_that(text, "no status: %s", strerror(errno));
+	while (!(text = look(server.socket)))
+		assert_that(errno == ETIME && deadline_ahead(deadline), "no status: %s",
+			    strerror(errno));
 	free(text);
 }
 
