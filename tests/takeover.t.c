@@ -118,6 +118,17 @@ static void server_up(const char *const *args)
 	assert_that(server_start(&server, args), "%s", server.error);
 }
 
+/* How many milliseconds a start takes, for alarms within one: where the machine stops for seconds,
+ * that is not to count. */
+static int64_t start_measure(const char *const *args)
+{
+	int64_t begin = clock_ms(), took;
+
+	server_up(args);
+	took = clock_ms() - begin;
+	return took < 500 ? took : 500;
+}
+
 /* The same for one that is to take over so many nodes, from one that runs no longer. */
 static void successor_up(const char *const *args, size_t nodes)
 {
@@ -160,12 +171,38 @@ static char *table_of_nodes(void)
 	return log_from(place);
 }
 
+/* Waits until the server has told the supervisor all that it had to, and has nothing to do. */
+static void server_settles(void)
+{
+	int64_t deadline = deadline_in(PATIENCE);
+	size_t messages;
+
+	do {
+		assert_that(deadline_ahead(deadline), "it is never settled: %s", log_end());
+		messages = supervisor_messages(supervisor);
+		assert_that(server_idle(&server) >= 0, "it never rests: %s", log_end());
+	} while (supervisor_messages(supervisor) != messages);
+}
+
+/* Kills the server, whatever it does. */
+static void server_dies(void)
+{
+	server_signal(&server, SIGKILL);
+	assert_int_equal(server_wait(&server, PATIENCE), -SIGKILL);
+}
+
 /* Kills the server while it has nothing to do. */
 static void server_kill(void)
 {
-	free(table_of_nodes());
-	server_signal(&server, SIGKILL);
-	assert_int_equal(server_wait(&server, PATIENCE), -SIGKILL);
+	server_settles();
+	server_dies();
+}
+
+/* Stops the server, until SIGCONT. */
+static void server_halt(void)
+{
+	server_signal(&server, SIGSTOP);
+	assert_int_equal(waitpid(server.pid, NULL, WUNTRACED), server.pid);
 }
 
 /* How many nodes the table says are not stored yet, and their IDs. */
@@ -226,15 +263,21 @@ static void all_forget(void)
 	server = (struct server){0};
 }
 
-/* Those that are stored are those who are there, and nobody else. */
+/* Those that are stored are those who are there, and nobody else; and so it stays. */
 static void store_settles(size_t own)
 {
-	assert_that(supervisor_wait(supervisor, "node-*", count, PATIENCE),
-		    "%zu nodes are stored, and %zu are there: %s",
-		    supervisor_count(supervisor, "node-*"), count, log_end());
-	assert_that(supervisor_wait(supervisor, "*", own + count, PATIENCE),
-		    "%zu descriptors are stored, of %zu nodes and the server",
-		    supervisor_count(supervisor, "*"), count);
+	int64_t deadline = deadline_in(PATIENCE);
+	size_t all, stored;
+
+	do {
+		server_settles();
+		all = supervisor_count(supervisor, "*");
+		stored = supervisor_count(supervisor, "node-*");
+		assert_that(deadline_ahead(deadline),
+			    "%zu nodes are stored, and %zu are there; with the server's own, %zu "
+			    "descriptors instead of %zu: %s",
+			    stored, count, all, own + count, log_end());
+	} while (stored != count || all != own + count);
 }
 
 /*
@@ -388,6 +431,8 @@ static void who_does_not_read_misses_nothing(void **state)
 #define CROWD  10
 #define CROWDS 40 /* vectors of each */
 
+#define FORTY SERVER_ARGS("-f", "memory", "-n", "40")
+
 static bool resting[CROWD]; /* who does not read for now */
 static size_t never_greeted;
 
@@ -479,9 +524,8 @@ static void lives_settle(void)
  */
 static bool mortal_up(unsigned int alarm_us)
 {
-	server.supervisor = supervisor;
 	server.alarm_us = alarm_us;
-	if (server_start(&server, SERVER_ARGS("-f", "memory", "-n", "40")))
+	if (server_start(&server, FORTY))
 		return true;
 	assert_that(alarm_us && server.status == -SIGALRM, "%s", server.error);
 	return false;
@@ -494,12 +538,8 @@ static void any_moment_may_be_the_last(void **state)
 
 	(void)state;
 	printf("# SEED=%u\n", seed);
-	supervisor = supervisor_start();
-	assert_non_null(supervisor);
 	never_greeted = 0;
-	start = clock_ms();
-	assert_true(mortal_up(0));
-	start = clock_ms() - start;
+	start = start_measure(FORTY);
 	for (int kill = 1; kill <= KILLS; kill++) {
 		bool calm = kill % 10 == 0;
 		unsigned int alarm_us = 1 + rand_r(&seed) % (unsigned int)(start * 1500 + 1000);
@@ -540,13 +580,12 @@ static void any_moment_may_be_the_last(void **state)
 /* The first process dies before it has stored all: the next makes do with what there is. */
 static void a_start_may_fail_anywhere(void **state)
 {
-	int64_t start = clock_ms();
 	size_t deaths = 0;
+	int64_t start;
 
 	(void)state;
 	printf("# SEED=%u\n", seed);
-	server_up(TWO);
-	start = clock_ms() - start;
+	start = start_measure(TWO);
 	all_end();
 	for (int i = 0; i < 20; i++) {
 		supervisor_empty(supervisor);
@@ -601,17 +640,21 @@ static void a_successor_is_not_kept_waiting(void **state)
 {
 	const char *const *args = SERVER_ARGS("-f", "memory", "-n", "400");
 	const struct client_options options = {.vectors = 400};
-	int64_t start;
+	int64_t start, took, deadline = deadline_in(PATIENCE);
 
 	(void)state;
 	server_up(args);
 	somebody_connects(options);
 	logged_wait(came, "ID 0 joined");
-	start = clock_ms();
-	server_signal(&server, SIGUSR2);
-	assert_int_equal(server_wait(&server, PATIENCE), 0);
-	assert_in_range(clock_ms() - start, 0, 900); /* a stop waits for a second */
-	successor_up(args, 1);
+	do { /* a slow machine may need as long for everything else */
+		start = clock_ms();
+		server_signal(&server, SIGUSR2);
+		assert_int_equal(server_wait(&server, PATIENCE), 0);
+		took = clock_ms() - start;
+		successor_up(args, 1);
+		assert_that(deadline_ahead(deadline), "it always takes as long as a stop, which "
+						      "waits for a second");
+	} while (took >= 1000);
 	everybody(client_agrees, NULL);
 	all_end();
 	log_check();
@@ -678,6 +721,7 @@ static void for_a_while(int ms)
 /* It pings where that is wanted of this process, also behind a restart in place; and never else. */
 static void a_watchdog_is_fed(void **state)
 {
+	int64_t start;
 	size_t heard;
 
 	(void)state;
@@ -701,12 +745,13 @@ static void a_watchdog_is_fed(void **state)
 	heard = supervisor_heard(supervisor, "WATCHDOG=1");
 	heard_wait("WATCHDOG=1", heard + 5);
 
-	/* Not more often than is good for it, and never while it stands still. */
+	/* Not more often than four times in that time, and never while it stands still. */
+	start = clock_ms();
 	heard = supervisor_heard(supervisor, "WATCHDOG=1");
-	for_a_while(1000);
-	assert_in_range(supervisor_heard(supervisor, "WATCHDOG=1") - heard, 1, 15);
-	server_signal(&server, SIGSTOP);
-	for_a_while(200);
+	heard_wait("WATCHDOG=1", heard + 10);
+	heard = supervisor_heard(supervisor, "WATCHDOG=1") - heard;
+	assert_in_range(heard, 10, 1 + (clock_ms() - start) / 100);
+	server_halt();
 	heard = supervisor_heard(supervisor, "WATCHDOG=1");
 	for_a_while(300);
 	assert_int_equal(supervisor_heard(supervisor, "WATCHDOG=1"), heard);
@@ -865,7 +910,7 @@ static void server_ends_alone(int how)
 	free(table_of_nodes());
 	everybody_goes();
 	if (how == 0) /* they have gone before it, or while none runs */
-		assert_true(supervisor_wait(supervisor, "node-*", 0, PATIENCE));
+		store_settles(OWN);
 	server_signal(&server, how < 2 ? SIGKILL : how == 2 ? SIGTERM : SIGUSR2);
 	assert_int_equal(server_wait(&server, PATIENCE), how < 2 ? -SIGKILL : 0);
 }
@@ -1043,14 +1088,13 @@ static void a_start_with_a_socket_unit_is_refused(void **state)
  * twice. */
 static void a_start_without_nodes_may_fail_anywhere(void **state)
 {
-	int64_t start = clock_ms();
 	size_t deaths = 0;
+	int64_t start;
 	char text[32];
 
 	(void)state;
 	printf("# SEED=%u\n", seed);
-	server_up(TWO);
-	start = clock_ms() - start;
+	start = start_measure(TWO);
 	for (int i = 0; i < 30; i++) {
 		server_kill();
 		snprintf(text, sizeof(text), "backup %d", i);
@@ -1505,12 +1549,10 @@ static bool newcomers_survive(size_t leave, size_t come)
 {
 	int64_t paused;
 	bool early;
-	int status;
 
 	nodes_up(leave + 1);
 	store_settles(OWN);
-	server_signal(&server, SIGSTOP);
-	assert_int_equal(waitpid(server.pid, &status, WUNTRACED), server.pid);
+	server_halt();
 	for (size_t i = 0; i < leave; i++)
 		somebody_goes(0);
 	for (size_t i = 0; i < come; i++)
@@ -1519,7 +1561,7 @@ static bool newcomers_survive(size_t leave, size_t come)
 	paused = clock_ms();
 	server_signal(&server, SIGCONT);
 	free(table_of_nodes()); /* behind the next table it has accepted whom it will */
-	server_kill();
+	server_dies();
 	early = clock_ms() < paused + 1000;
 	supervisor_resume(supervisor);
 	server_up(TWO);
@@ -1586,7 +1628,7 @@ static void who_is_not_stored_is_let_go(void **state)
 	 */
 	somebody_goes(1);
 	everybody(client_agrees, NULL);
-	server_kill();
+	server_dies();
 	somebody_goes(1);
 	supervisor_resume(supervisor);
 	server_up(TWO);
@@ -1619,6 +1661,7 @@ static void few_descriptors(void **state)
 	for (size_t i = 0; i < most + 12; i++)
 		somebody_joins(eight);
 	everybody_agrees();
+	server_settles();
 	n = unstored(ids, CLIENTS_MAX);
 	assert_int_equal(n, 12);
 	assert_true(server_logged(&server, "raise LimitNOFILE="));
@@ -1758,8 +1801,8 @@ static void a_log_file_goes_on(void **state)
 {
 	const struct client_options none = {.vectors = 0, .keep = true};
 	const char *const *args = SERVER_ARGS("-f", "memory", "-n", "0", "-o", "file");
-	int64_t deadline = deadline_in(PATIENCE);
 	char *text, who[32];
+	int64_t deadline;
 
 	(void)state;
 	server.unprivileged = true;
@@ -1785,6 +1828,7 @@ static void a_log_file_goes_on(void **state)
 	}
 	server_signal(&server, SIGHUP);
 	snprintf(who, sizeof(who), "[%d]: restarted in place", (int)server.pid);
+	deadline = deadline_in(PATIENCE);
 	for (text = log_file_text(); !strstr(text, who); text = log_file_text()) {
 		free(text);
 		assert_true(deadline_ahead(deadline));
@@ -1812,7 +1856,6 @@ static void status_wait(const char *object, const char *nodes)
 	free(status);
 }
 
-/* The status says what is served and to how many, in the messages that there are anyway. */
 /* Waits until the supervisor has had so many messages, and asserts that it gets no more. */
 static void messages_wait(size_t n)
 {
@@ -1824,6 +1867,7 @@ static void messages_wait(size_t n)
 	assert_int_equal(supervisor_messages(supervisor), n);
 }
 
+/* The status says what is served and to how many, in the messages that there are anyway. */
 static void the_status_tells_of_nodes(void **state)
 {
 	char object[256];
@@ -1895,7 +1939,6 @@ static void few_descriptors_and_no_limit(void **state)
 	const struct client_options eight = {.vectors = 8, .keep = true};
 	const char *const *args = SERVER_ARGS("-f", "memory", "-n", "8");
 	struct stat st;
-	int ids[CLIENTS_MAX];
 
 	(void)state;
 	if (geteuid() != 0 || stat("/proc/self/ns/user", &st) < 0 || st.st_ino != 0xeffffffd)
@@ -1905,7 +1948,7 @@ static void few_descriptors_and_no_limit(void **state)
 	server_up(args);
 	for (size_t i = 0; i < 400 / 2 / (2 + 8) + 12; i++)
 		somebody_joins(eight);
-	assert_int_equal(unstored(ids, CLIENTS_MAX), 0);
+	unstored_wait(0);
 	store_settles(OWN);
 	server_kill();
 	successor_up(args, count);
@@ -1914,32 +1957,59 @@ static void few_descriptors_and_no_limit(void **state)
 	log_check();
 }
 
+/* While the server ends, or until all nodes are stored: for how many milliseconds none was. */
+static int64_t longest_pause(void)
+{
+	int64_t deadline = deadline_in(PATIENCE), since = clock_ms(), longest = 0;
+	size_t stored = supervisor_count(supervisor, "node-*");
+	siginfo_t ended = {.si_pid = 0};
+
+	while (stored < count && !ended.si_pid && deadline_ahead(deadline)) {
+		size_t before = stored;
+
+		stored = supervisor_count(supervisor, "node-*");
+		if (clock_ms() - since > longest)
+			longest = clock_ms() - since;
+		if (stored != before)
+			since = clock_ms();
+		waitid(P_PID, (id_t)server.pid, &ended, WEXITED | WNOHANG | WNOWAIT);
+	}
+	return longest;
+}
+
 /*
  * A restart comes while most have yet to be stored. The supervisor needs longer than a second for
- * them, but does not stop to take them.
+ * them, but does not stop to take them. (Where the machine stops for so long, it is tried again.)
  */
 static void a_slow_supervisor_is_waited_for(void **state)
 {
 	const char *const *args = SERVER_ARGS("-f", "memory");
 	const struct client_options options = {.vectors = 1};
-	int64_t start;
+	int64_t deadline = deadline_in(PATIENCE), start, longest;
 
 	(void)state;
-	server_up(args);
-	supervisor_settle(supervisor);
-	supervisor_pause(supervisor);
-	for (int i = 0; i < 300; i++)
-		somebody_connects(options);
-	everybody(client_knows, &(size_t){count - 1});
-	supervisor_slow(supervisor, 5);
-	supervisor_resume(supervisor);
-	start = clock_ms();
-	server_signal(&server, SIGUSR2);
-	assert_int_equal(server_wait(&server, PATIENCE), 0);
-	printf("# the server took %d ms to end\n", (int)(clock_ms() - start));
-	supervisor_slow(supervisor, 0);
-	assert_int_equal(supervisor_heard(supervisor, "STOPPING=1"), 1);
-	successor_up(args, count);
+	do {
+		assert_that(deadline_ahead(deadline), "this test gets no time");
+		everybody_goes();
+		all_forget();
+		server_up(args);
+		store_settles(OWN);
+		supervisor_pause(supervisor);
+		for (int i = 0; i < 300; i++)
+			somebody_connects(options);
+		everybody(client_knows, &(size_t){count - 1});
+		supervisor_slow(supervisor, 5);
+		supervisor_resume(supervisor);
+		start = clock_ms();
+		server_signal(&server, SIGUSR2);
+		longest = longest_pause();
+		assert_int_equal(server_wait(&server, PATIENCE), 0);
+		printf("# the server took %d ms to end\n", (int)(clock_ms() - start));
+		supervisor_slow(supervisor, 0);
+		assert_int_equal(supervisor_heard(supervisor, "STOPPING=1"), 1);
+		server_up(args);
+	} while (longest >= 1000 && let_go(came, -1) > 0);
+	logged_wait(came, "took over 300 nodes");
 	assert_int_equal(let_go(came, -1), 0);
 	somebody_connects(options);
 	everybody(client_agrees, NULL);
@@ -1992,7 +2062,7 @@ static void a_supervisor_that_takes_nothing_is_not(void **state)
 	start = clock_ms();
 	server_signal(&server, SIGUSR2);
 	assert_int_equal(server_wait(&server, PATIENCE), 0);
-	assert_in_range(clock_ms() - start, 900, 3000);
+	assert_true(clock_ms() - start >= 1000); /* that it was given */
 	supervisor_resume(supervisor);
 	server_up(TWO);
 	unstored_are_let_go(ids, n);
@@ -2045,9 +2115,7 @@ static void who_leaves_makes_room(void **state)
 		somebody_joins(two);
 	store_settles(OWN);
 	for (int round = 0; round < 4; round++) {
-		free(table_of_nodes());
-		usleep(50000); /* it has nothing to do then */
-		server_signal(&server, SIGSTOP);
+		server_halt();
 		for (int i = 0; i < 4; i++)
 			somebody_goes(1);
 		for (int i = 0; i < 4; i++)
@@ -2075,23 +2143,25 @@ static void a_store_that_is_known_to_be_full(void **state)
 	supervisor_limit(supervisor, OWN + 5);
 	supervisor_announce(supervisor);
 	nodes_up(5);
-	assert_int_equal(unstored(ids, 8), 0);
+	unstored_wait(0);
 	assert_false(server_logged(&server, "FileDescriptorStoreMax="));
 	for (int i = 0; i < 3; i++)
 		somebody_joins(two);
-	assert_true(server_logged(&server, "ID 5 is not stored"));
-	assert_true(server_logged(&server, "raise FileDescriptorStoreMax="));
-	assert_int_equal(unstored(ids, 8), 3);
+	logged_wait(0, "ID 5 is not stored");
+	logged_wait(0, "raise FileDescriptorStoreMax=");
+	unstored_wait(3);
 	/* Who leaves makes room for one of them. */
 	somebody_goes(1);
 	unstored_wait(2);
+	server_settles();
 	assert_int_equal(unstored(ids, 8), 2);
 	assert_int_equal(supervisor_count(supervisor, "node-*"), 5);
 	assert_int_equal(supervisor_refused(supervisor), 0);
 	/* A restart in place stores all of them anew, and finds room for that. */
 	server_signal(&server, SIGHUP);
 	logged_wait(0, "restarted in place");
-	unstored_wait(2);
+	server_settles();
+	assert_int_equal(unstored(ids, 8), 2);
 	assert_int_equal(supervisor_count(supervisor, "node-*"), 5);
 	assert_int_equal(supervisor_refused(supervisor), 0);
 	server_kill();
@@ -2108,7 +2178,7 @@ static void a_store_that_is_full(void **state)
 
 	(void)state;
 	server_up(TWO);
-	supervisor_settle(supervisor);
+	store_settles(OWN);
 	supervisor_limit(supervisor, OWN + 3);
 	for (int i = 0; i < 4; i++)
 		somebody_joins(two);
@@ -2131,7 +2201,6 @@ static void a_store_in_part(void **state)
 		supervisor_limit(supervisor, room);
 		nodes_up(2);
 		server_kill();
-		supervisor_settle(supervisor);
 		supervisor_limit(supervisor, 100);
 		server_up(TWO);
 		for (size_t i = count; i-- > 0;)
@@ -2369,7 +2438,9 @@ static void the_store_costs_nothing(void **state)
 		idle[supervised] = server.idle;
 		for (int i = 0; i < 4; i++)
 			somebody_joins(two);
-		assert_int_equal(server_descriptors(&server), idle[supervised] + 4 * 3);
+		assert_that(server_descriptors_wait(&server, idle[supervised] + 4 * 3, PATIENCE),
+			    "%d descriptors instead of %d", server_descriptors(&server),
+			    idle[supervised] + 4 * 3);
 		everybody_goes();
 		assert_stop(&server);
 		supervisor_free(supervisor);

@@ -22,7 +22,6 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #define VERSION_120 "f7d38cdccd05d480006e4ae2ac023d89c18a83c6"
@@ -165,6 +164,7 @@ static void server_rests(void)
 		rests = strstr(table, connected) && !strstr(table, "not stored yet");
 		free(table);
 	} while (!rests);
+	assert_that(server_idle(&server) >= 0, "it never sleeps: %s", log_end());
 }
 
 /*
@@ -430,7 +430,7 @@ static void no_descriptor_is_left(void)
 	do
 		somebody_connects(two);
 	while (clients_drive(&clients[count - 1], 1, client_greeted, NULL, PATIENCE));
-	assert_true(server_logged(&server, "Too many open files"));
+	assert_true(server_log_wait(&server, "Too many open files", PATIENCE));
 	somebody_goes(count - 1);
 	for (int round = 1; round <= 2; round++) {
 		server_goes();
@@ -592,18 +592,11 @@ int main(void)
 		in_one_way(hup_in_background, a_standby_comes_with_it),
 	};
 
-	if (!program_begin("upgraded"))
+	if (!program_begin("upgraded") || !daemons_begin(&seed))
 		return 1;
 	snprintf(version_120, sizeof(version_120), "%.*s.120/tm_ivshmem_server", PATH_MAX - 32,
 		 program);
-	if (!seed_choose(&seed))
-		return 1;
 	snprintf(shm_name, sizeof(shm_name), "tm-upgrade-%d", (int)getpid());
-	setlinebuf(stdout);
 	crowd_at(server.socket, server.log);
-	descriptors_allow();
-	/* Servers in the background become this process's children. */
-	if (prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)
-		return 1;
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

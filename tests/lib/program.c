@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 
@@ -23,6 +24,16 @@ bool program_begin(const char *name)
 	strncat(program, "/", sizeof(program) - strlen(program) - 1);
 	strncat(program, name, sizeof(program) - strlen(program) - 1);
 	return setenv("SERVER", program, 1) == 0;
+}
+
+bool daemons_begin(unsigned int *seed)
+{
+	setlinebuf(stdout);
+	descriptors_allow();
+	if (seed_choose(seed) && prctl(PR_SET_CHILD_SUBREAPER, 1) == 0)
+		return true;
+	perror("cannot begin");
+	return false;
 }
 
 void program_put(const char *from)

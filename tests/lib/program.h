@@ -26,6 +26,13 @@ extern char tested[PATH_MAX];  /* the server under test: $SERVER as it was */
  */
 bool program_begin(const char *name);
 
+/*
+ * What a test begins with whose servers go to the background, where they become its children: its
+ * seed, as many descriptors as there may be, and lines that come out one by one. Returns false with
+ * a message on stderr.
+ */
+bool daemons_begin(unsigned int *seed);
+
 /* Puts a copy of a file there, as a package manager would: who executes the old one goes on. */
 void program_put(const char *from);
 

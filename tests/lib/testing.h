@@ -27,7 +27,7 @@ __attribute__((constructor)) static inline void tests_choose(void)
 {
 	const char *pattern = getenv("ONLY");
 
-	if (pattern)
+	if (pattern && *pattern)
 		cmocka_set_test_filter(pattern);
 }
 
