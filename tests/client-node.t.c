@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include "tests/lib/testing.h"
 
+#include "tests/lib/mesh.h"
 #include "tests/lib/node.h"
 
 #include <inttypes.h>
@@ -74,6 +75,7 @@ static void program_and_node_ring_each_other(void **state)
 {
 	const uint64_t written = UINT64_C(0x6c6c656873206568); /* as text, "he shell" */
 	struct node *node;
+	size_t eventfds;
 
 	(void)state;
 	if (node_missing())
@@ -84,6 +86,7 @@ static void program_and_node_ring_each_other(void **state)
 	assert_true(node_ready(node));
 	assert_int_equal(node_id(node), 0);
 	node_store(node, 4096, UINT64_C(0x65646f6e2061)); /* "a node" */
+	eventfds = node_count_eventfds(node);
 
 	program_start(
 		"while read -r word number count <&4; do\n"
@@ -100,6 +103,8 @@ static void program_and_node_ring_each_other(void **state)
 	assert_true(node_rung_soon(node, 1));
 	assert_int_equal(node_rung_count(node), 1);
 	assert_int_equal(node_load(node, 0), written);
+	node_check_eventfds(node, eventfds + 3); /* it is told of him after he was greeted */
+	node_settle(node);
 	node_ring(node, 1, 0);
 	program_says("ring 0 1");
 	program_says("a node");
@@ -121,6 +126,7 @@ static void program_and_node_ring_each_other(void **state)
 	node_end(node);
 	program_says("leave 0");
 	program_ends(0);
+	assert_true(server_descriptors_wait(&server, server.idle, PATIENCE));
 	node = node_start(server.socket, 3, "");
 	assert_non_null(node);
 	assert_true(node_ready(node));

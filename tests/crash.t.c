@@ -8,6 +8,7 @@
  * The server is a build in which the process can end at these points (crash/point.h).
  */
 #define _GNU_SOURCE
+#include "tests/lib/look.h"
 #include "tests/lib/supervisor.h"
 #include "tests/lib/testing.h"
 
@@ -15,14 +16,12 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
 #define CLIENTS 6
 #define VECTORS 3
-
-/* How long a client that nobody greets is waited for, once the new image serves others. */
-#define SILENCE_MS 200
 
 static struct server server;
 static struct client clients[CLIENTS];
@@ -38,12 +37,13 @@ static int idle;        /* descriptors that it has open without peers, in the ba
 /* The same as server_begin, in the background. */
 static void daemon_begin(void)
 {
+	int64_t deadline = deadline_in(PATIENCE);
 	char path[64], *children = NULL;
 	int status;
 
 	do {
-		assert_true(server_spawn(
-			&server, SERVER_ARGS("-f", "memory", "-n", "3", "-d", "-i", "pid")));
+		assert_true(server_spawn(&server, SERVER_ARGS("-f", "memory", "-n", "3", "-d", "-i",
+							      "pid", "-o", "log")));
 		status = server_wait(&server, PATIENCE);
 		assert_true(status == 0 || !killed);
 		killed = killed || status != 0;
@@ -53,6 +53,7 @@ static void daemon_begin(void)
 	do { /* until there is a standby, which is the last that a start does */
 		free(children);
 		children = file_text(path);
+		assert_that(deadline_ahead(deadline), "no standby: %s", file_end(server.log));
 	} while (!children || !*children);
 	free(children);
 	idle = server_idle(&server);
@@ -144,10 +145,33 @@ static void client_lost(size_t i)
 	never_greeted++;
 }
 
+/*
+ * Whether the new image will never greet those of whom nothing has been heard: it takes all who
+ * wait in the order in which they came, so it has taken them when it answers who asks now; and each
+ * of its nodes is one that is known.
+ */
+static bool newcomers_are_lost(void)
+{
+	char *text = look(server.socket);
+	bool lost = true;
+
+	assert_that(text, "no status: %s", file_end(server.log));
+	for (const char *at = text; (at = strstr(at, "{\"id\":")); at++) {
+		int id = atoi(at + strlen("{\"id\":"));
+		bool known = false;
+
+		for (size_t i = 0; i < CLIENTS; i++)
+			known = known || (here[i] && clients[i].id == id);
+		lost = lost && known;
+	}
+	free(text);
+	return lost;
+}
+
 /* Lets all read until all agree, or are lost. */
 static void clients_settle(void)
 {
-	int64_t deadline = deadline_in(PATIENCE), silent = clock_ms() + SILENCE_MS;
+	int64_t deadline = deadline_in(PATIENCE);
 	bool agreed, renewed;
 
 	do {
@@ -155,13 +179,13 @@ static void clients_settle(void)
 		renewed = server_renewed();
 		for (size_t i = 0; i < CLIENTS; i++) {
 			while (here[i] && client_step(&clients[i]) > 0)
-				silent = clock_ms() + SILENCE_MS;
+				;
 			if (here[i] && clients[i].ended)
 				client_lost(i);
 			assert_that(!here[i] || clients[i].ended || !clients[i].error[0], "%s",
 				    clients[i].error);
-			if (here[i] && clients[i].messages == 0 && clock_ms() > silent &&
-			    !supervisor && !background && renewed) {
+			if (here[i] && clients[i].messages == 0 && !supervisor && !background &&
+			    renewed && newcomers_are_lost()) {
 				client_go(i);
 				never_greeted++;
 			}
@@ -169,7 +193,7 @@ static void clients_settle(void)
 		for (size_t i = 0; i < CLIENTS; i++)
 			agreed = agreed && (!here[i] || client_agrees(&clients[i]));
 	} while (!agreed && deadline_ahead(deadline));
-	assert_that(agreed, "not all know who lives");
+	assert_that(agreed, "not all know who lives: %s", file_end(server.log));
 }
 
 static void client_come(size_t i)
@@ -209,8 +233,9 @@ static void server_end(void)
 	while (!all_settled())
 		assert_that(deadline_ahead(deadline),
 			    "somebody stays who has left: process %d has %d descriptors, and %d "
-			    "without nodes",
-			    (int)server.pid, server_descriptors(&server), idle);
+			    "without nodes; %s",
+			    (int)server.pid, server_descriptors(&server), idle,
+			    file_end(server.log));
 	do
 		server_signal(&server, SIGTERM);
 	while (waitpid(server.pid, &status, WNOHANG) == 0 && deadline_ahead(deadline));

@@ -51,25 +51,34 @@ static int news_before_greetings(const char *log)
 	return news;
 }
 
+/* How long greetings may keep news waiting, as the program has it. */
+#define NEWS_WAIT_MS 50
+
 /*
  * All connect in the same moment: nobody has much news before all have had their greetings, nearly
- * half of all messages, or a machine that does something else has let the time pass.
+ * half of all messages. That may only be where the time has passed for which news wait: then the
+ * machine is too busy to show more than the order of greetings, and places.t.c shows the rest.
  */
 static void greetings_come_before_news(void **state)
 {
 	const int all = STARTERS * (STARTERS - 1) / 2;
-	int news = all;
+	bool shown = false;
 
 	(void)state;
-	for (int tries = 0; tries < 5 && news > all / 4; tries++) {
+	for (int tries = 0; tries < 20 && !shown; tries++) {
 		struct server s = {0};
 		struct client clients[STARTERS];
+		int64_t start, took;
 		char *log;
+		int news;
 
 		assert_start(&s, "-f", "memory", "-v");
 		server_signal(&s, SIGSTOP);
 		assert_connect(&s, clients, STARTERS, .vectors = 1);
+		start = clock_ms();
 		server_signal(&s, SIGCONT);
+		assert_drive(clients, STARTERS, client_greeted, NULL);
+		took = clock_ms() - start;
 		assert_mesh(clients, STARTERS);
 		clients_free(clients, STARTERS);
 		log = server_log(&s);
@@ -77,9 +86,16 @@ static void greetings_come_before_news(void **state)
 		news = news_before_greetings(log);
 		free(log);
 		assert_int_not_equal(news, -1);
+		shown = news <= all / 4;
+		assert_that(shown || took >= NEWS_WAIT_MS,
+			    "%d news of %d before all greetings, "
+			    "which took %d ms",
+			    news, all, (int)took);
 		assert_stop(&s);
 	}
-	assert_in_range(news, 0, all / 4);
+	if (!shown)
+		printf("# this machine is too busy for greetings to be done in %d ms\n",
+		       NEWS_WAIT_MS);
 }
 
 /*

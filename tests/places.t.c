@@ -403,7 +403,7 @@ static void coming_and_going_keeps_no_news(void **state)
 {
 	static struct history h;
 	struct member *stays = &h.members[0], *comes = &h.members[1];
-	int64_t start;
+	int64_t start, since, now;
 
 	(void)state;
 	h = (struct history){.buffer = 20000};
@@ -412,11 +412,15 @@ static void coming_and_going_keeps_no_news(void **state)
 	history_settle(&h);
 	start = now_ms();
 	while (stays->sent.n == 0) {
-		assert_true(now_ms() < start + 100 * NEWS_WAIT_MS);
 		if (comes->sock >= 0)
 			history_leave(&h, comes);
 		history_join(&h, comes);
+		since = h.mesh.news_ms;
+		now = now_ms();
 		history_send(&h, true);
+		/* However long the machine has let it wait: what is late goes out now. */
+		assert_true(stays->sent.n > 0 || !since || now < since + NEWS_WAIT_MS);
+		assert_true(stays->sent.n > 0 || h.mesh.news_ms > 0);
 		usleep(2000);
 	}
 	assert_true(now_ms() >= start + NEWS_WAIT_MS);
@@ -437,7 +441,7 @@ static void unread_greetings_keep_nobody_waiting(void **state)
 	history_open(&h, 64, false);
 	for (struct member *m = h.members; m <= last; m++)
 		history_join(&h, m);
-	for (int64_t end = now_ms() + 10000; last->known[last->id] < 64 && now_ms() < end;) {
+	for (int64_t end = now_ms() + 120000; last->known[last->id] < 64 && now_ms() < end;) {
 		history_send(&h, false);
 		while (last->sent.n > 0)
 			member_read(last);

@@ -9,7 +9,7 @@
 
 /* Seconds after which a test no longer expects what it waits for. */
 #ifndef PATIENCE
-#define PATIENCE 30
+#define PATIENCE 120
 #endif
 
 /* Milliseconds on a clock that nobody sets. */

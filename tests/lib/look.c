@@ -82,7 +82,7 @@ char *look_take(int sock)
 		error = errno;
 		if (fd >= 0)
 			close(fd);
-		if (text && (!comes(sock, 1) || scm_recv(sock, &none, &nothing) != 0)) {
+		if (text && (!comes(sock, PATIENCE) || scm_recv(sock, &none, &nothing) != 0)) {
 			error = errno == ETIME ? ETIME : EPROTO;
 			free(text);
 			text = NULL;

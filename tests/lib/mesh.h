@@ -102,6 +102,14 @@ static inline void nodes_check(struct node **nodes, size_t n, uint64_t salt)
 		assert_true(node_alive(nodes[i]));
 }
 
+/* How many eventfds a node holds that has had its whole greeting, whose end are its own. */
+static inline size_t node_count_eventfds(struct node *node)
+{
+	node_reach(node, node, node->vectors - 1);
+	node_quiet(node);
+	return node_eventfds(node);
+}
+
 /*
  * Waits until the node holds so many eventfds: those of a peer are closed when QEMU hears that the
  * peer left.

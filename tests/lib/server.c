@@ -398,20 +398,16 @@ bool server_descriptors_wait(const struct server *s, int descriptors, int second
 	return equal;
 }
 
-long server_resident(const struct server *s)
+long server_memory(const struct server *s)
 {
-	char path[32];
-	long pages = -1;
-	FILE *f;
+	char *text = process_text(s->pid, "smaps_rollup");
+	const char *at = text ? strstr(text, "\nAnonymous:") : NULL;
+	long kib = -1;
 
-	snprintf(path, sizeof(path), "/proc/%d/statm", s->pid);
-	f = fopen(path, "re");
-	if (!f)
-		return -1;
-	if (fscanf(f, "%*d %ld", &pages) != 1)
-		pages = -1;
-	fclose(f);
-	return pages < 0 ? -1 : pages * sysconf(_SC_PAGESIZE);
+	if (at && sscanf(at, "\nAnonymous: %ld kB", &kib) != 1)
+		kib = -1;
+	free(text);
+	return kib < 0 ? -1 : kib * 1024;
 }
 
 rlim_t descriptors_allow(void)

@@ -95,7 +95,11 @@ int server_ledger(const struct server *s);
 
 /* How many it has open when it waits for somebody, and none for a moment; -1 if it never does. */
 int server_idle(const struct server *s);
-long server_resident(const struct server *s); /* bytes */
+
+/* The memory that it has for itself alone, in bytes, and exactly: neither what of its program it
+ * has run so far, nor what the kernel counts in advance for each processor. -1: that cannot be
+ * read. */
+long server_memory(const struct server *s);
 
 /* Waits until it has exactly so many descriptors open. Returns false after so many seconds. */
 bool server_descriptors_wait(const struct server *s, int descriptors, int seconds);
