@@ -156,7 +156,7 @@ tests_there() { # NAME...
 	{
 		echo 'set +e' # one that fails keeps no other from running
 		echo "export ASAN_OPTIONS=detect_leaks=0 CMOCKA_MESSAGE_OUTPUT=TAP SEED=${SEED-}"
-		printf '/takeover %s\n' "$@"
+		printf '/takeover %s || journalctl -b -p warning -n 100 -o cat --no-pager -u "tm_ivshmem_server@*"\n' "$@"
 	} >"$TEST_DIR/script"
 	run in_container "$TEST_DIR/script"
 	# shellcheck disable=SC2154 # run sets it
