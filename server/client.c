@@ -53,9 +53,12 @@ void client_dismiss(const struct clients *c, int sock)
 	struct mmsghdr headers[3];
 	int sent = scm_send(sock, headers, (const struct scm_msg[]){no, no, no}, 3);
 
-	/* Where no more descriptors may be in flight, most devices are content with the version. */
-	if (sent < 3 && scm_send(sock, headers, (const struct scm_msg[]){bare, bare, bare},
-				 sent > 0 ? 3 - (size_t)sent : 3) < 0)
+	/* Where no more descriptors may be in flight, most devices are content with the version;
+	 * and who has gone, as most have after that, need not be told. */
+	if (sent < 3 &&
+	    scm_send(sock, headers, (const struct scm_msg[]){bare, bare, bare},
+		     sent > 0 ? 3 - (size_t)sent : 3) < 0 &&
+	    errno != EPIPE && errno != ECONNRESET)
 		fail("cannot tell a client that it is refused");
 	close(sock);
 }

@@ -168,12 +168,12 @@ package_break() { # FOLDER SCRIPT
 	tests_there a_package_is_upgraded
 }
 
-# Runs a script there, with processes of its own and without systemd.
+# Runs a script there, with processes of its own and without systemd; it has `eventually`.
 in_chroot() { # SCRIPT
 	# shellcheck disable=SC2154 # ROOT is that of lib/systemd
 	unshare --mount --pid --fork --kill-child sh -c '
 		mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" &&
-			exec chroot "$0" sh -e -c "$1"' "$ROOT" "$1" 3>&-
+			exec chroot "$0" sh -e -c "$1"' "$ROOT" "$(declare -f no eventually)"$'\n'"$1" 3>&-
 }
 
 @test "without systemd all comes, is upgraded and goes as well, and servers that run are named" {
@@ -188,14 +188,6 @@ in_chroot() { # SCRIPT
 		"$ROOT/etc/systemd/system/multi-user.target.wants/tm_ivshmem_server@fam.service"
 	cat >"$ROOT/script" <<-'END'
 		exec 2>&1
-		eventually() {
-			for i in $(seq 600); do
-				! "$@" || return 0
-				sleep 0.1
-			done
-			echo "never came true: $*"
-			exit 1
-		}
 		upgraded() {
 			[ "$(readlink "/proc/$1/exe")" = /usr/sbin/tm_ivshmem_server ]
 		}

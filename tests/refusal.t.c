@@ -9,7 +9,9 @@
 #include "tests/lib/testing.h"
 
 #include <poll.h>
+#include <signal.h>
 #include <stdbool.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #define SIZE (1 << 20) /* of the memory, as the command line of an older QEMU has it */
@@ -86,10 +88,32 @@ static void every_device_gives_up(void **state)
 	}
 }
 
+/* Most devices have gone before the last message is sent, which is nothing to complain of. */
+static void who_has_gone_is_not_told(void **state)
+{
+	struct server s = {0};
+	struct client c;
+	char path[128];
+
+	(void)state;
+	assert_start(&s, "-f", "memory");
+	snprintf(path, sizeof(path), "%s/memory", s.folder);
+	assert_int_equal(truncate(path, 4 * SIZE), 0);
+	server_signal(&s, SIGSTOP);
+	assert_connect(&s, &c, 1, .vectors = 1);
+	assert_int_equal(shutdown(c.sock, SHUT_RD), 0);
+	server_signal(&s, SIGCONT);
+	refusal_read(&s, modern_gives_up); /* who comes later */
+	assert_false(server_logged(&s, "cannot tell a client"));
+	client_free(&c);
+	assert_stop(&s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		counted_test(every_device_gives_up),
+		counted_test(who_has_gone_is_not_told),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

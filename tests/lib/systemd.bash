@@ -79,9 +79,53 @@ in_cgroups() { # WORD...
 	return "$status"
 }
 
-# Boots the container, runs the script there as a service, and prints what it printed.
+# --- for the script: the functions of this part are there, and `no` and `eventually` of common.bash
+
+# Whether a unit is up, and neither starts nor reloads.
+unit_settled() { # UNIT SYSTEMCTL...
+	[ "$("${@:2}" is-active "$1")" = active ]
+}
+
+# Whether another process than this one is the unit's, and ready.
+unit_succeeded() { # PROCESS UNIT SYSTEMCTL...
+	[ "$("${@:3}" show -P MainPID "$2")" != "$1" ] && unit_settled "${@:2}"
+}
+
+# Kills the process of a unit, and waits until a successor is ready.
+unit_dies() { # UNIT [SYSTEMCTL...]
+	local unit=$1 process
+	shift
+	[ $# -gt 0 ] || set -- systemctl
+	process=$("$@" show -P MainPID "$unit")
+	[ "$process" -gt 0 ] || no "$unit has no process" || return
+	kill -KILL "$process"
+	eventually unit_succeeded "$process" "$unit" "$@"
+}
+
+# Whether the journal has this text of a unit.
+unit_logged() { # UNIT TEXT
+	journalctl --sync
+	[[ $(journalctl -b -o cat --no-pager -u "$1") = *"$2"* ]]
+}
+
+# Reloads a unit, and waits until its server has restarted in place, for the first time.
+unit_reloads() { # UNIT
+	systemctl reload "$1"
+	eventually unit_logged "$1" 'restarted in place'
+	eventually unit_settled "$1" systemctl
+}
+
+# ---
+
+# Boots the container, runs the script there as a service, and prints what it printed. The script ends with
+# the first command that fails, if it does not say otherwise.
 in_container() { # SCRIPT
-	install -m 755 "$1" "$ROOT/script"
+	{
+		printf '#!/bin/bash\nset -e\n'
+		declare -f no eventually unit_settled unit_succeeded unit_dies unit_logged unit_reloads
+		cat "$1"
+	} >"$ROOT/script"
+	chmod 755 "$ROOT/script"
 	cat >"$ROOT/etc/systemd/system/script.service" <<-END
 		[Unit]
 		After=basic.target
@@ -94,7 +138,7 @@ in_container() { # SCRIPT
 		StandardError=append:/output
 		ExecStopPost=/bin/systemctl --no-block poweroff
 	END
-	in_cgroups timeout "${CONTAINER_SECONDS:-120}" systemd-nspawn --quiet --directory="$ROOT" \
+	in_cgroups timeout "${CONTAINER_SECONDS:-300}" systemd-nspawn --quiet --directory="$ROOT" \
 		--register=no --keep-unit --machine="tm$$" --private-network --boot \
 		systemd.unit=script.service \
 		</dev/null >"$TEST_DIR/console" 2>&1 || cat "$TEST_DIR/console"
@@ -110,9 +154,9 @@ tests_there() { # NAME...
 	make -C "$SOURCE_DIR" -s build/tests/systemd/takeover
 	install "$SOURCE_DIR/build/tests/systemd/takeover" "$ROOT/takeover"
 	{
-		echo '#!/bin/sh'
+		echo 'set +e' # one that fails keeps no other from running
 		echo "export ASAN_OPTIONS=detect_leaks=0 CMOCKA_MESSAGE_OUTPUT=TAP SEED=${SEED-}"
-		printf '/takeover %s\n' "$@"
+		printf '/takeover %s || journalctl -b -p warning -n 100 -o cat --no-pager -u "tm_ivshmem_server@*"\n' "$@"
 	} >"$TEST_DIR/script"
 	run in_container "$TEST_DIR/script"
 	# shellcheck disable=SC2154 # run sets it
