@@ -31,12 +31,3 @@ plays() { # WORD...
 	PIDS+=("$SCRIPT_PID")
 	eventually test -S "$SOCK"
 }
-
-# What ends when the server does is let end: where a sanitizer looks for leaks that takes a moment.
-teardown_more() {
-	local pid tries_left=20
-	[ -z "${SCRIPT_PID-}" ] || kill "$SCRIPT_PID" 2>/dev/null || true
-	for pid in "${PIDS[@]}"; do
-		while alive "$pid" && [ $((tries_left -= 1)) -gt 0 ]; do sleep 0.05; done
-	done
-}
