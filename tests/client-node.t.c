@@ -2,9 +2,7 @@
 /* A program that ivshmem_client runs, and a real QEMU node: they ring each other, and share memory.
  */
 #define _GNU_SOURCE
-#include "tests/lib/testing.h"
-
-#include "tests/lib/node.h"
+#include "tests/lib/mesh.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -74,6 +72,7 @@ static void program_and_node_ring_each_other(void **state)
 {
 	const uint64_t written = UINT64_C(0x6c6c656873206568); /* as text, "he shell" */
 	struct node *node;
+	size_t eventfds;
 
 	(void)state;
 	if (node_missing())
@@ -85,6 +84,7 @@ static void program_and_node_ring_each_other(void **state)
 	assert_int_equal(node_id(node), 0);
 	node_store(node, 4096, UINT64_C(0x65646f6e2061)); /* "a node" */
 
+	eventfds = node_eventfds(node);
 	program_start(
 		"while read -r word number count <&4; do\n"
 		"	case $word in\n"
@@ -100,6 +100,7 @@ static void program_and_node_ring_each_other(void **state)
 	assert_true(node_rung_soon(node, 1));
 	assert_int_equal(node_rung_count(node), 1);
 	assert_int_equal(node_load(node, 0), written);
+	node_check_eventfds(node, eventfds + 3); /* it can ring who has just joined */
 	node_ring(node, 1, 0);
 	program_says("ring 0 1");
 	program_says("a node");
@@ -121,6 +122,8 @@ static void program_and_node_ring_each_other(void **state)
 	node_end(node);
 	program_says("leave 0");
 	program_ends(0);
+	/* When the server knows that nobody is left, the next one is 0 again. */
+	assert_true(server_descriptors_wait(&server, server.idle, PATIENCE));
 	node = node_start(server.socket, 3, "");
 	assert_non_null(node);
 	assert_true(node_ready(node));

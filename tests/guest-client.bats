@@ -109,8 +109,8 @@ kernel_refuses() { # GUEST
 			echo \$ring" | tail -n 1)"
 		say "$(ivshmem_client -D run sh -c "ivshmem_client -D wait 0 2>&1" | sed s,vfio/[0-9]*,vfio/N,)"
 		# Killed, or unbound, it is as it was.
-		ivshmem_client -D wait 1 &
-		sleep 0.3
+		ivshmem_client -D wait 1 >/waits &
+		until grep -q "^id" /waits; do sleep 0.1; done
 		kill -KILL $!
 		wait || true
 		device_unchanged /before $at
