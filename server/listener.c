@@ -69,15 +69,33 @@ static unsigned long socket_inode(const char *path)
 	return count == 1 ? found : 0;
 }
 
+/* The parent of a process; 0: there is no such process. */
+static int process_parent(int pid)
+{
+	char path[32];
+	int parent = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	f = fopen(path, "re");
+	if (f && fscanf(f, "%*d (%*[^)]) %*c %d", &parent) != 1)
+		parent = 0;
+	if (f)
+		fclose(f);
+	return parent;
+}
+
 /*
  * The process that listens on a path, found without connecting to it: ", process N", or nothing
- * where we may not know.
+ * where we may not know. Its children, such as its standby, have the socket as well, and glob puts
+ * processes into no order.
  */
 static void socket_owner(const char *path, char *who, size_t room)
 {
 	unsigned long inode = 0;
 	char wanted[64], link[64];
 	glob_t fds = {0};
+	int owner = 0;
 
 	*who = '\0';
 	for (int i = 0; i < 5 && !inode; i++) /* who comes and goes can hide it from a reader */
@@ -85,15 +103,17 @@ static void socket_owner(const char *path, char *who, size_t room)
 	snprintf(wanted, sizeof(wanted), "socket:[%lu]", inode);
 	if (!inode || glob("/proc/[0-9]*/fd/*", GLOB_NOSORT, NULL, &fds) != 0)
 		return;
-	for (size_t i = 0; i < fds.gl_pathc && !*who; i++) {
+	for (size_t i = 0; i < fds.gl_pathc; i++) {
 		ssize_t n = readlink(fds.gl_pathv[i], link, sizeof(link) - 1);
+		int pid = atoi(fds.gl_pathv[i] + strlen("/proc/"));
 
 		link[n < 0 ? 0 : n] = '\0';
-		if (!strcmp(link, wanted))
-			snprintf(who, room, ", process %d",
-				 atoi(fds.gl_pathv[i] + strlen("/proc/")));
+		if (!strcmp(link, wanted) && (!owner || process_parent(owner) == pid))
+			owner = pid;
 	}
 	globfree(&fds);
+	if (owner)
+		snprintf(who, room, ", process %d", owner);
 }
 
 /*
