@@ -388,7 +388,7 @@ SigBlk: 0000000000000000
 # that end with it, after the client. What a script runs in the background ignores it, and HUP under
 # nohup; newer timeouts leave it so.
 on_terminal() { # FILE PROGRAM
-	timeout --kill-after=5 60 env '--default-signal=HUP,INT,QUIT' \
+	timeout --kill-after=5 120 env '--default-signal=HUP,INT,QUIT' \
 		script -qec "exec '$CLIENT' -n 1 '$SOCK' run $2" /dev/null <keys >"$1" 3>&- 9>&- &
 	script=$!
 	PIDS+=("$script")
@@ -402,7 +402,7 @@ on_terminal() { # FILE PROGRAM
 	program='for s in HUP INT QUIT USR1 USR2; do trap "echo got $s" $s; done
 		trap "exit 9" TERM
 		echo "its client is $PPID"
-		for ((i = 0; i < 1200; i++)); do sleep 0.05; done'
+		for ((i = 0; i < 2400; i++)); do sleep 0.05; done'
 	mkfifo keys
 	exec 9<>keys
 	echo "$program" >program
