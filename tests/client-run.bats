@@ -460,7 +460,7 @@ on_terminal() { # FILE PROGRAM
 
 @test "a server that breaks the protocol ends the connection, not the program" {
 	plays 0 3 -1m 1e 3e @go 1 -1m
-	peer_runs first 'while read -r line <&4; do echo "$line"; [ "$line" != end ] || exit 3; done'
+	peer_runs first 'while read -r line <&4; do echo "$line"; [ "$line" != end ] || exit 3; done' -n 1
 	eventually grep -q ready "$WORK/first"
 	touch go
 	ends "$CLIENT_PID" 3
@@ -471,7 +471,7 @@ on_terminal() { # FILE PROGRAM
 
 @test "an ID that comes again is a leave and a join" {
 	plays 0 3 -1m 1e 3e @go 1 1e 2e 2 close
-	peer_runs first 'while read -r line <&4; do echo "$line"; [ "$line" != end ] || exit 0; done'
+	peer_runs first 'while read -r line <&4; do echo "$line"; [ "$line" != end ] || exit 0; done' -n 1
 	eventually grep -q ready "$WORK/first"
 	touch go
 	ends "$CLIENT_PID" 0
@@ -483,7 +483,7 @@ on_terminal() { # FILE PROGRAM
 @test "a thousand peers are told, though no pipe takes them at once" {
 	# shellcheck disable=SC2046 # one word a peer
 	plays 0 3 -1m $(printf '%de ' {1000..1999}) 3e wait 1234 wait close
-	try "$CLIENT" "$SOCK" run bash -c 'sleep 1; while read -r line <&4; do
+	try "$CLIENT" -n 1 "$SOCK" run bash -c 'sleep 1; while read -r line <&4; do
 		echo "$line"; [ "$line" != end ] || break; done'
 	is 'status' "$STATUS" 0
 	diff "$WORK/out" <(printf 'join %d\n' {1000..1999} | if [ "$(grep -c 'join 1234' "$WORK/out")" = 1 ]; then

@@ -270,14 +270,10 @@ prompts_are() { # NUMBER
 	declines 1 'no ivshmem server: it began with 65536 without' -- "$SOCK" list
 	plays 0 3 -1n
 	declines 1 'what the server sent as memory is no file' -- "$SOCK" list
-	plays 0 3 -1m 70000e
-	declines 1 'a descriptor of 70000, which is no ID' -- "$SOCK" list
-	plays 0 3 -1m -1m
-	declines 1 'a descriptor of -1, which is no ID' -- "$SOCK" list
-	plays 0 3 -1m 3e 70000
-	declines 1 '70000 left, which cannot be' -- "$SOCK" list
-	plays 0 3 -1m 3e 3
-	declines 1 '3 left, which cannot be' -- "$SOCK" list
+	declines_play '0 3 -1m 70000e' 1 'a descriptor of 70000, which is no ID' -- "$SOCK" list
+	declines_play '0 3 -1m -1m' 1 'a descriptor of -1, which is no ID' -- "$SOCK" list
+	declines_play '0 3 -1m 3e 70000' 1 '70000 left, which cannot be' -- "$SOCK" list
+	declines_play '0 3 -1m 3e 3' 1 '3 left, which cannot be' -- "$SOCK" list
 }
 
 @test "a client that runs out of descriptors says what to raise" {
@@ -387,7 +383,7 @@ prompts_are() { # NUMBER
 
 @test "an ID may come again, as other servers have it" {
 	plays 0 3 -1m 1e 3e wait 1 1e 2e wait 2 close
-	try "$CLIENT" "$SOCK" watch
+	try "$CLIENT" -n 1 "$SOCK" watch
 	is status "$STATUS" 1
 	has "$WORK/err" 'the server closed the connection'
 	is 'what it shows' "$(cat "$WORK/out")" \
