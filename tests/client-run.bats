@@ -58,6 +58,7 @@ example() { # NAME
 		[ "$word" != ring ] || exit 5
 	done'
 	first=$CLIENT_PID
+	eventually grep -q ready "$WORK/first"
 	tries 'while read -r word number count <&4; do
 		echo "$word $number $count"
 		[ "$word" != ring ] || break
@@ -85,7 +86,7 @@ example() { # NAME
 		memory[size - 8:] = b"written%d" % me
 		for line in events:
 		    word, *numbers = line.split()
-		    if word == "join":
+		    if word == "join" and me == 0:
 		        print("ring", numbers[0], 1, file=requests)
 		    elif word == "ring":
 		        print("rung", *numbers, memory[size - 8:])
@@ -112,18 +113,24 @@ example() { # NAME
 	[ "$(wc -l <greet.bash)" -ge 8 ] || no "$(cat greet.bash)"
 	start -f memory -n 1
 	# Two of each: each rings the other three, once, and then there is silence.
-	local peer
+	local peer peers=()
 	for peer in greet.1 greet.2 count.1 count.2; do
 		client "$peer" -n 1 "$SOCK" run bash -c "echo id; exec ./${peer%.*}.[bp]*"
+		peers+=("$CLIENT_PID")
 	done
 	rung() { awk '/^rung/ { n += $2 } END { print n + 0 }' "$WORK/$1"; }
 	counted() { od -A n -t d8 -N 8 memory | tr -d ' '; }
-	heard() { [ "$(rung greet.1)" -ge 3 ] && [ "$(rung greet.2)" -ge 3 ] && [ "$(counted)" -ge 3 ]; }
+	heard() {
+		[ "$(rung greet.1)" -ge 3 ] && [ "$(rung greet.2)" -ge 3 ] && [ "$(counted)" -ge 3 ] &&
+			[ "$(cat "$WORK"/greet.* | grep -c 'is there$')" -ge 6 ]
+	}
 	eventually heard
 	sleep 0.5
 	is 'how often they were rung' "$(rung greet.1) $(rung greet.2) $(counted)" '3 3 3'
 	stop
-	ends "$CLIENT_PID" 0
+	for peer in "${peers[@]}"; do
+		ends "$peer" 0
+	done
 	is 'who was there' "$(grep -h 'is there$' "$WORK"/greet.* | sort)" \
 		$'0 is there\n1 is there\n2 is there\n2 is there\n3 is there\n3 is there'
 	is 'errors' "$(grep -hvE 'is there$|^rung|^id$' "$WORK"/greet.* "$WORK"/count.* | sort -u)" \
@@ -154,6 +161,7 @@ example() { # NAME
 	start -f memory -n 1
 	peer_runs first 'while read -r line <&4; do echo "$line"; case $line in ring*) exit;; esac; done'
 	first=$CLIENT_PID
+	eventually grep -q ready "$WORK/first"
 	peer_runs second 'while read -r line <&4; do
 		[ "$line" != end ] || break
 	done
@@ -185,6 +193,7 @@ def bytes_unread():
 
 F_SETPIPE_SZ = 1031
 fcntl.fcntl(4, F_SETPIPE_SZ, 4096)
+wait_for(lambda: bytes_unread() >= len("ready\n"))
 print("id", os.environ["IVSHMEM_ID"], flush=True)
 wait_for(lambda: bytes_unread() > 4000)
 open("full", "w").close()
@@ -193,14 +202,16 @@ os.write(5, b"ring 1 0\n")
 wait_for(lambda: os.path.exists("read"))
 all_rings = int(open("rings").read())
 rung = {"0": 0, "1": 0}
+met = False
 for line in open(4):
     word, *numbers = line.split()
     if word == "ring":
         rung[numbers[0]] += int(numbers[1])
-        if rung["0"] == 1 and rung["1"] >= all_rings:
-            break
     else:
         print(line, end="")
+        met = met or line == "join 7\n"
+    if met and rung["0"] == 1 and rung["1"] >= all_rings:
+        break
 print("rung", rung["1"])
 '
 
@@ -209,7 +220,7 @@ print("rung", rung["1"])
 	start -f memory -n 2
 	client first "$SOCK" run python3 -c "$SLEEPER"
 	first=$CLIENT_PID
-	peer_runs second 'for ((n = 0; n < 100000; n++)); do
+	peer_runs second 'for ((n = 0; ; n++)); do
 			[ ! -e full ] || break
 			echo ring 0 1
 		done >&5
@@ -225,10 +236,12 @@ print("rung", rung["1"])
 	for _ in 1 2 3 4 5; do
 		"$CLIENT" -n 2 "$SOCK" list >/dev/null
 	done
+	eventually grep -q 'ID 6 left' "$LOG"
 	alive "$second"
 	idle "$first"
 	touch ask
 	ends "$second" 0
+	eventually grep -q 'ID 1 left' "$LOG"
 	peer_runs third 'read -r line <&4; echo "$line"; sleep 1000'
 	eventually grep -q 'join 0' "$WORK/third"
 	touch read
@@ -268,7 +281,7 @@ ivshmem_client: request 'lost': unknown; give 'ring ID VECTOR', 'ring ID all' or
 ivshmem_client: request 'ring 0 1': not done, its line has no end"
 	alive "$heard"
 	# What the program has left behind may write on.
-	tries 'printf "ring 0 1" >&5; (sleep 1; echo) >&5 2>/dev/null & exit 5'
+	tries 'printf "ring 0 1" >&5; (tail --pid=$PPID -f /dev/null; echo) >&5 2>/dev/null & exit 5'
 	is status "$STATUS" 5
 	has "$WORK/err" "request 'ring 0 1': not done, its line has no end"
 	alive "$heard"
@@ -375,11 +388,11 @@ SigBlk: 0000000000000000
 # that end with it, after the client. What a script runs in the background ignores it, and HUP under
 # nohup; newer timeouts leave it so.
 on_terminal() { # FILE PROGRAM
-	timeout --kill-after=5 60 env '--default-signal=HUP,INT,QUIT' \
+	timeout --kill-after=5 120 env '--default-signal=HUP,INT,QUIT' \
 		script -qec "exec '$CLIENT' -n 1 '$SOCK' run $2" /dev/null <keys >"$1" 3>&- 9>&- &
 	script=$!
 	PIDS+=("$script")
-	eventually grep -q 'its client is' "$1"
+	eventually grep -q $'its client is [0-9]*\r' "$1"
 	client=$(sed -n 's/\r$//; s/.*its client is //p' "$1")
 }
 
@@ -389,7 +402,7 @@ on_terminal() { # FILE PROGRAM
 	program='for s in HUP INT QUIT USR1 USR2; do trap "echo got $s" $s; done
 		trap "exit 9" TERM
 		echo "its client is $PPID"
-		for ((i = 0; i < 1200; i++)); do sleep 0.05; done'
+		for ((i = 0; i < 2400; i++)); do sleep 0.05; done'
 	mkfifo keys
 	exec 9<>keys
 	echo "$program" >program
@@ -423,12 +436,13 @@ on_terminal() { # FILE PROGRAM
 	start -f memory -n 1
 	(
 		trap '' HUP
-		exec "$CLIENT" -n 1 "$SOCK" run bash -c 'echo id; sleep 0.5; exit 6'
+		exec "$CLIENT" -n 1 "$SOCK" run bash -c 'trap "exit 6" USR1; echo id; while :; do sleep 0.05; done'
 	) >"$WORK/first" 3>&- &
 	first=$!
 	PIDS+=("$first")
 	eventually grep -q id "$WORK/first"
 	kill -HUP "$first"
+	kill -USR1 "$first"
 	ends "$first" 6
 	stop
 }
@@ -445,8 +459,10 @@ on_terminal() { # FILE PROGRAM
 }
 
 @test "a server that breaks the protocol ends the connection, not the program" {
-	plays 0 3 -1m 1e 3e pause 1 -1m
-	peer_runs first 'while read -r line <&4; do echo "$line"; [ "$line" != end ] || exit 3; done'
+	plays 0 3 -1m 1e 3e @go 1 -1m
+	peer_runs first 'while read -r line <&4; do echo "$line"; [ "$line" != end ] || exit 3; done' -n 1
+	eventually grep -q ready "$WORK/first"
+	touch go
 	ends "$CLIENT_PID" 3
 	is 'what is said' "$(grep ivshmem_client "$WORK/first")" \
 		'ivshmem_client: the server sent a descriptor of -1, which is no ID'
@@ -454,18 +470,20 @@ on_terminal() { # FILE PROGRAM
 }
 
 @test "an ID that comes again is a leave and a join" {
-	plays 0 3 -1m 1e 3e pause 1 1e 2e 2
-	peer_runs first 'while read -r -t 2 line <&4; do echo "$line"; done'
+	plays 0 3 -1m 1e 3e @go 1 1e 2e 2 close
+	peer_runs first 'while read -r line <&4; do echo "$line"; [ "$line" != end ] || exit 0; done' -n 1
+	eventually grep -q ready "$WORK/first"
+	touch go
 	ends "$CLIENT_PID" 0
 	# Whether word of another came in between is up to who was quicker.
-	is 'what it hears' "$(grep -vxE '(join|leave) 2' "$WORK/first")" \
-		$'id 3\njoin 1\nready\nleave 1\njoin 1'
+	is 'what it hears' "$(grep -vE '^(join|leave) 2$|^ivshmem_client' "$WORK/first")" \
+		$'id 3\njoin 1\nready\nleave 1\njoin 1\nend'
 }
 
 @test "a thousand peers are told, though no pipe takes them at once" {
 	# shellcheck disable=SC2046 # one word a peer
 	plays 0 3 -1m $(printf '%de ' {1000..1999}) 3e wait 1234 wait close
-	try "$CLIENT" "$SOCK" run bash -c 'sleep 1; while read -r line <&4; do
+	try "$CLIENT" -n 1 "$SOCK" run bash -c 'sleep 1; while read -r line <&4; do
 		echo "$line"; [ "$line" != end ] || break; done'
 	is 'status' "$STATUS" 0
 	diff "$WORK/out" <(printf 'join %d\n' {1000..1999} | if [ "$(grep -c 'join 1234' "$WORK/out")" = 1 ]; then
@@ -481,9 +499,10 @@ on_terminal() { # FILE PROGRAM
 }
 
 @test "a silence in the greeting that was not its end makes no join too early" {
-	plays 0 3 -1m pause 1e wait 9 1e wait 3e 3e wait 4e wait 4e
+	plays 0 3 -1m @go 1e wait 9 1e wait 3e 3e wait 4e wait 4e
 	tries 'while read -r word id _ <&4; do
 		echo $word $id
+		[ "$word" != ready ] || : >go
 		[ "$word" != join ] || echo "ring $id 1" >&5
 		[ "$word $id" != "join 4" ] || exit 3
 	done'
@@ -493,8 +512,14 @@ on_terminal() { # FILE PROGRAM
 }
 
 @test "vectors that come after a silence are own vectors all the same" {
-	plays 0 3 -1m 3e pause 3e wait 3e
-	tries 'sleep 1.5; echo ring 3 all >&5; for i in 1 2 3 4; do read -r line <&4; echo "$line"; done'
+	# When another is there, they are complete.
+	plays 0 3 -1m 3e @go 3e wait 3e 4e 4e 4e
+	tries 'for i in 1 2 3 4 5; do
+		read -r line <&4
+		echo "$line"
+		[ "$line" != ready ] || : >go
+		[ "$line" != "join 4" ] || echo ring 3 all >&5
+	done'
 	is 'status' "$STATUS" 0
-	is 'what it hears' "$(sort "$WORK/out")" $'ready\nring 0 1\nring 1 1\nring 2 1'
+	is 'what it hears' "$(cat "$WORK/out")" $'ready\njoin 4\nring 0 1\nring 1 1\nring 2 1'
 }

@@ -112,6 +112,7 @@ says() { # TEXT ARGUMENT...
 
 @test "it is as it was found at the end, and by a signal; meanwhile MSI-X is on and bus mastering off" {
 	need_device
+	need_tool flock
 	device
 	poke "pci/$AT/config" 0x53 '\x40' # found with all vectors masked
 	cp "pci/$AT/config" "$WORK/config"
@@ -134,8 +135,9 @@ says() { # TEXT ARGUMENT...
 		status=0
 		wait "$CLIENT_PID" || status=$?
 		is "status by $signal" "$status" $((128 + $(kill -l "$signal")))
-		eventually cmp "pci/$AT/config" "$WORK/config"
-		eventually grep -q 0 "pci/$AT/enable"
+		eventually flock -n "pci/$AT/resource1" true # who restores it has a lock until that is done
+		cmp "pci/$AT/config" "$WORK/config"
+		is "enable after $signal" "$(cat "pci/$AT/enable")" 0
 	done
 	refuses 1 'vector 1 was not rung' -D wait 1 0.1
 	cmp "pci/$AT/config" "$WORK/config"

@@ -11,15 +11,6 @@
  *
  * A ring that gets lost ends the asker with an error. What it says starts with "fam: ".
  */
-/*
- * A node in C, the same on the host and in a guest: `ivshmem_client ... run node`
- *
- *   ask PEER ROUNDS   rings each vector of the peer, as often as that, one after the other: each
- * time it writes a number to the memory, rings, and waits until the peer has written the same, and
- * has rung back answer            does the peer's part, until the other has asked for the last time
- *
- * A ring that gets lost ends the asker with an error. What it says starts with "fam: ".
- */
 #include <err.h>
 #include <poll.h>
 #include <stdint.h>

@@ -35,7 +35,7 @@ setup() {
 }
 
 teardown() {
-	local pid mount status=0
+	local pid children mount status=0
 	[ -n "${WORK-}" ] || return 0 # setup failed, and everything below would be ours
 	if [ -z "${BATS_TEST_COMPLETED-}" ] && [ -s "$LOG" ]; then
 		echo "the server's log:"
@@ -45,9 +45,13 @@ teardown() {
 		teardown_more
 	fi
 	for pid in "${PIDS[@]}"; do
-		# A standby first: else it would go on.
-		pkill -KILL -P "$pid" || true
-		kill -KILL "$pid" 2>/dev/null || true
+		# All stand still before one is killed: a standby would go on for its server, a client would
+		# end with its program, and a sanitizer, which looks for leaks from a child process as a
+		# program ends, would complain in the log that the program is gone.
+		kill -STOP "$pid" 2>/dev/null || continue
+		mapfile -t children < <(pgrep -P "$pid")
+		kill -STOP "${children[@]}" 2>/dev/null || true
+		kill -KILL "$pid" "${children[@]}" 2>/dev/null || true
 	done
 	wait 2>/dev/null
 	if [ -n "$(ls "$WORK/sanitizer")" ]; then
