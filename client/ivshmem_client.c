@@ -252,18 +252,25 @@ static void list_parse(char **args, struct request *r)
 
 static void status_parse(char **args, struct request *r)
 {
+	static const char watch[] = "--watch";
+	const size_t n = strlen(watch);
+
 	for (; args[0]; args++) {
+		const char *every = NULL;
+
 		if (!strcmp(args[0], "--json")) {
 			r->look.json = true;
-		} else if (!strcmp(args[0], "--watch")) {
-			r->look.every_ms = WATCH_MS;
-			if (args[1] && args[1][0] != '-')
-				r->look.every_ms = seconds_read(*++args);
-			if (r->look.every_ms < WATCH_MIN_MS)
-				quit(2, "--watch '%.40s': give 0.1 seconds or more", args[0]);
-		} else {
-			arguments_end(args, "'status' takes --json and --watch [SECONDS]");
+			continue;
 		}
+		if (strncmp(args[0], watch, n) != 0 || (args[0][n] && args[0][n] != '='))
+			arguments_end(args, "'status' takes --json and --watch [SECONDS]");
+		if (args[0][n])
+			every = &args[0][n + 1];
+		else if (args[1] && args[1][0] != '-')
+			every = *++args;
+		r->look.every_ms = every ? seconds_read(every) : WATCH_MS;
+		if (r->look.every_ms < WATCH_MIN_MS)
+			quit(2, "--watch '%.40s': give 0.1 seconds or more", every);
 	}
 }
 
@@ -294,6 +301,8 @@ static void wait_parse(char **args, struct request *r)
 
 static void run_parse(char **args, struct request *r)
 {
+	if (args[0] && !strcmp(args[0], "--")) /* as before a program elsewhere */
+		args++;
 	if (!args[0])
 		quit(2, "run: give a program, and its arguments");
 	r->program = args;

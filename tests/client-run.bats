@@ -380,6 +380,10 @@ SigBlk: 0000000000000000
 	has "$WORK/err" "cannot run './text': Permission denied"
 	try "$CLIENT" "$SOCK" run printf '%s|' --help -n 'a b'
 	is 'arguments' "$(cat "$WORK/out")" '--help|-n|a b|'
+	try "$CLIENT" "$SOCK" run -- printf '%s|' --
+	is 'arguments' "$(cat "$WORK/out")" '--|'
+	try "$CLIENT" "$SOCK" run --
+	is 'no program' "$STATUS" 2
 	stop
 }
 

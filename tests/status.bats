@@ -295,7 +295,7 @@ while True: s.accept()' "$SOCK" 3>&- &
 	python3 -c 'import json, sys
 for line in open(sys.argv[1]): json.loads(line)' "$WORK/watch"
 	# Who has seen enough ends it.
-	timeout 120 "$CLIENT" "$SOCK" status --watch 0.1 | head -n 1 | grep -q "^socket $SOCK"
+	timeout 120 "$CLIENT" "$SOCK" status --watch=0.1 | head -n 1 | grep -q "^socket $SOCK"
 	stop
 }
 
@@ -354,7 +354,7 @@ for line in open(sys.argv[1]): json.loads(line)' "$WORK/watch"
 
 @test "mistakes after status are told" {
 	local args
-	for args in '--jason' 'now' '--watch 0' '--watch 0.05' '--watch x' '--watch 1 2' '--json=1'; do
+	for args in '--jason' 'now' '--watch 0' '--watch 0.05' '--watch=0' '--watch=' '--watches' '--watch x' '--watch 1 2' '--json=1'; do
 		# shellcheck disable=SC2086 # several words
 		try "$CLIENT" "$SOCK" status $args
 		is "status of: status $args" "$STATUS" 2
