@@ -219,6 +219,7 @@ static bool server_succeed(struct server *s, fd_set *waiting)
 	status_begin(&s->status);
 	flush_inherit(&s->store);
 	peers_restore(&s->mesh);
+	descriptors_keep(&s->restart, false); /* it may have died when it was about to execute */
 	clients_find(&s->clients, waiting);
 	descriptors_sweep(&s->restart, waiting);
 	s->reserve = (struct reserve){-1, -1};
@@ -233,7 +234,7 @@ static bool server_succeed(struct server *s, fd_set *waiting)
 /*
  * Shows that this is the server now, which has a standby of its own already: who finds it by its
  * pidfile and kills it finds that. If the program on disk is another by now, that is tried, as at
- * HUP: only then is there a moment without a standby.
+ * HUP.
  */
 static void server_appear(struct server *s, const fd_set *waiting)
 {
@@ -264,6 +265,10 @@ static bool server_guard(struct server *s)
 	}
 	if (succeeded)
 		server_appear(s, &waiting);
+	if (standby_retire(&s->standby)) {
+		file_inherit(s->ledger->lock, s->opt.object);
+		file_inherit(s->ledger->pidfile, s->opt.pidfile);
+	}
 	return true;
 }
 

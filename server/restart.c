@@ -6,7 +6,6 @@
 #include "server/ledger.h"
 #include "server/log.h"
 #include "server/options.h"
-#include "server/standby.h"
 #include "server/supervisor.h"
 
 #include <fcntl.h>
@@ -181,7 +180,6 @@ void trial_ended(struct restart *r, int status, bool wanted)
 	}
 	if (!wanted)
 		return;
-	standby_end(r->standby); /* the table of descriptors becomes another */
 	if (!descriptors_keep(r, true))
 		fail("cannot keep descriptors open, going on without a restart");
 	else if (program_tried(r)) /* looked at last, since what stands there is executed */
@@ -189,7 +187,6 @@ void trial_ended(struct restart *r, int status, bool wanted)
 	else
 		again = true;
 	descriptors_keep(r, false);
-	standby_want(r->standby);
 	if (again)
 		trial_start(r);
 }

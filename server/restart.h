@@ -12,7 +12,6 @@
 
 #include "server/ledger.h"
 #include "server/mesh.h"
-#include "server/standby.h"
 #include "server/supervisor.h"
 
 #include <stdbool.h>
@@ -24,7 +23,6 @@ struct restart {
 	struct ledger *ledger;
 	struct supervisor *supervisor;
 	struct mesh *mesh;
-	struct standby *standby;
 	char **argv;
 	const char *program; /* absolute path of what HUP executes */
 	int32_t trial;       /* the child that tries the program on disk; 0: none */

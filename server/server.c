@@ -9,7 +9,6 @@ void server_connect(struct server *s)
 	s->supervisor.opt = &s->opt;
 	s->status.opt = &s->opt;
 	s->mesh.supervisor = s->restart.supervisor = &s->supervisor;
-	s->restart.standby = &s->standby;
 	s->clients.reserve = s->status.reserve = &s->reserve;
 	s->clients.store = &s->store;
 	s->clients.listener = &s->listener;

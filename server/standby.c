@@ -41,7 +41,7 @@ void standby_allow(struct standby *b, bool allow)
 
 void standby_want(struct standby *b)
 {
-	if (b->ledger->standby == 0)
+	if (b->ledger->standby >= 0)
 		timer_start(b->ledger, TIMER_STANDBY, 0);
 }
 
@@ -68,7 +68,7 @@ static void server_await(struct standby *b)
 	sigprocmask(SIG_SETMASK, &before, NULL);
 }
 
-/* What the standby does until it takes the server's place. */
+/* What the standby does until it takes the server's place, or ends, since another does. */
 static void standby_live(struct standby *b, pid_t server)
 {
 	char *title = malloc(b->room);
@@ -76,6 +76,7 @@ static void standby_live(struct standby *b, pid_t server)
 	*log_descriptor() = -1; /* by its number the server may soon have another */
 	log_forget();
 	b->server = server;
+	b->before = 0;
 	if (title) {
 		memcpy(title, b->title, b->room);
 		memset(b->title, 0, b->room);
@@ -83,6 +84,8 @@ static void standby_live(struct standby *b, pid_t server)
 			 program_invocation_short_name, (int)server);
 	}
 	server_await(b);
+	if (b->ledger->standby != getpid())
+		_exit(EXIT_SUCCESS);
 	if (title)
 		memcpy(b->title, title, b->room);
 	free(title);
@@ -91,33 +94,47 @@ static void standby_live(struct standby *b, pid_t server)
 
 bool standby_start(struct standby *b)
 {
+	struct ledger *l = b->ledger;
 	pid_t server = getpid(), child;
 
-	if (!timer_ended(b->ledger, TIMER_STANDBY))
+	if (!timer_ended(l, TIMER_STANDBY))
 		return false;
-	child = (pid_t)syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL);
+	b->before = l->standby;
+	/* The kernel names it in the ledger before it runs: at no time are two named, or none. */
+	child = (pid_t)syscall(SYS_clone, CLONE_FILES | CLONE_PARENT_SETTID | SIGCHLD, NULL,
+			       &l->standby, NULL, NULL);
 	if (child == 0) {
 		standby_live(b, server);
 		return true;
 	}
-	b->ledger->standby = child > 0 ? child : 0;
 	if (child < 0) {
 		fail("cannot start a standby, trying again");
-		timer_start(b->ledger, TIMER_STANDBY, STANDBY_RETRY_MS);
+		l->standby = 0; /* what the one before has open is no longer what we have */
+		timer_start(l, TIMER_STANDBY, STANDBY_RETRY_MS);
 	}
 	return false;
 }
 
+bool standby_retire(struct standby *b)
+{
+	pid_t before = b->before;
+
+	b->before = 0;
+	if (before <= 0)
+		return false;
+	kill(before, SIGKILL);
+	TEMP_FAILURE_RETRY(waitpid(before, NULL, 0));
+	return true;
+}
+
 void standby_end(struct standby *b)
 {
-	pid_t child = b->ledger->standby;
-
 	b->ledger->timers[TIMER_STANDBY] = 0;
-	if (child <= 0)
+	if (b->ledger->standby <= 0)
 		return;
+	b->before = b->ledger->standby;
 	b->ledger->standby = 0; /* first: whoever it names there lives */
-	kill(child, SIGKILL);
-	TEMP_FAILURE_RETRY(waitpid(child, NULL, 0));
+	standby_retire(b);
 }
 
 void standby_ended(struct standby *b, int status)

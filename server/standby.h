@@ -5,7 +5,11 @@
  * In the background the server has a child that is a copy of it and shares its table of
  * descriptors, so that no death closes any of them, or gives up a lock. It sleeps until the server
  * has died, and goes on with the ledger. Whatever must really end or close ends the standby first.
- * Owns that process; the program lets it take the server's place.
+ *
+ * Of several, the one that the ledger names goes on. When the server executes another program, its
+ * table of descriptors becomes another, and the standby has the one before; that is as good until
+ * the program has a standby of its own, and closes nothing before.
+ * Owns these processes; the program lets one take the server's place.
  */
 #ifndef SERVER_STANDBY_H
 #define SERVER_STANDBY_H
@@ -22,6 +26,7 @@ struct standby {
 	char *title;  /* what ps shows of a process: its arguments, and what it may use behind them
 		       */
 	size_t room;  /* bytes of that */
+	pid_t before; /* the standby in whose place another has been started; else 0 */
 	pid_t server; /* in a standby: the process that has died */
 	int64_t died_ms; /* and when, on the clock of now_ms */
 };
@@ -32,7 +37,7 @@ void standby_title(struct standby *b, char **argv);
 /* Whether there is to be a standby at all. */
 void standby_allow(struct standby *b, bool allow);
 
-/* There is to be a standby from now on, if that is allowed and there is none. */
+/* There is to be a standby from now on, if that is allowed; one that is there gives way to it. */
 void standby_want(struct standby *b);
 
 /*
@@ -41,6 +46,13 @@ void standby_want(struct standby *b);
  * one has left them.
  */
 bool standby_start(struct standby *b);
+
+/*
+ * Ends the standby that was there before the one that has been started. Returns whether there was
+ * one: then what it had open has been closed, which gives up the locks that belong to a table of
+ * descriptors, those of fcntl(2).
+ */
+bool standby_retire(struct standby *b);
 
 /* Ends the standby, if there is one; it has ended when this returns. */
 void standby_end(struct standby *b);

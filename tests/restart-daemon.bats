@@ -67,6 +67,28 @@ load lib/restart
 	stop
 }
 
+# Another process is the server, as the pidfile says.
+succeeded() { # PROCESS
+	[ "$(cat pid)" != "$1" ] && alive "$(cat pid)"
+}
+
+@test "in the background: a program that dies as it takes over costs nobody anything" {
+	local before
+	daemonize -f mem -o log
+	peer
+	before=$PID
+	before_original "if (\$purpose eq 'resume' && mkdir('$WORK/died')) { kill 'KILL', \$\$ }"
+	kill -s HUP "$PID"
+	eventually succeeded "$before"
+	PID=$(cat pid)
+	PIDS+=("$PID")
+	# It tries the program once more, by which it can now be executed.
+	eventually grep -q "restarted in place" log
+	has log "process $before died, and its standby goes on with 1 node,"
+	served
+	stop_daemon
+}
+
 @test "in the background as another user" {
 	need_root
 	need_tool setpriv
