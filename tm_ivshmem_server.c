@@ -55,7 +55,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -63,7 +62,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
@@ -73,7 +71,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define NODES_FEW    16   /* a server for fewer is warned of */
 #define STOP_POLL_MS 10   /* between looks at who has read everything, when the server ends */
 #define GREETING_MS  1000 /* that greetings under way get when the server ends */
 
@@ -234,7 +231,7 @@ static bool server_succeed(struct server *s, fd_set *waiting)
 /*
  * Shows that this is the server now, which has a standby of its own already: who finds it by its
  * pidfile and kills it finds that. If the program on disk is another by now, that is tried, as at
- * HUP.
+ * HUP, unless the server died of that.
  */
 static void server_appear(struct server *s, const fd_set *waiting)
 {
@@ -245,8 +242,12 @@ static void server_appear(struct server *s, const fd_set *waiting)
 	     now_ms() - s->standby.died_ms);
 	set_each (sock, waiting)
 		client_welcome(&s->clients, sock);
-	if (!program_runs(&s->restart))
+	if (s->ledger->executing) /* what has died of it once is not tried again */
+		complain("%s died when it took over, going on without a restart",
+			 s->restart.program);
+	else if (!program_runs(&s->restart))
 		trial_start(&s->restart);
+	s->ledger->executing = false;
 }
 
 /*
@@ -467,42 +468,6 @@ static void server_end(struct server *s, bool keep)
 	pidfile_remove(&s->pidfile, keep);
 }
 
-/*
- * Whether the limit of descriptors leaves room for nodes; says how many if they are few. What is
- * open is counted only where the limit is so low that it matters; to come are the socket and what
- * watches it, to go is the pipe to the parent.
- */
-static bool nodes_fit(const struct server *s)
-{
-	struct pollfd all[FD_SETSIZE];
-	struct rlimit limit;
-	rlim_t each = 1 + s->opt.vectors, used = s->parent < 0 ? 2 : 1, nodes, n;
-
-	if (s->mesh.count > 0 || getrlimit(RLIMIT_NOFILE, &limit) < 0 ||
-	    limit.rlim_cur >= FD_SETSIZE + NODES_FEW * each)
-		return true;
-	n = limit.rlim_cur < FD_SETSIZE ? limit.rlim_cur : FD_SETSIZE;
-	for (rlim_t fd = 0; fd < n; fd++)
-		all[fd] = (struct pollfd){.fd = (int)fd};
-	if (poll(all, n, 0) < 0)
-		return true;
-	for (rlim_t fd = 0; fd < n; fd++)
-		used += !(all[fd].revents & POLLNVAL);
-	nodes = used < limit.rlim_cur ? (limit.rlim_cur - used) / each : 0;
-	if (nodes == 0)
-		return complain(
-			"no node fits: a node takes %ju descriptor%s, and the server itself "
-			"needs %ju of the %ju that the limit allows; raise the limit with "
-			"ulimit -n or LimitNOFILE=",
-			(uintmax_t)each, S(each), (uintmax_t)used, (uintmax_t)limit.rlim_cur);
-	if (nodes < NODES_FEW)
-		warn("warning: only %ju node%s of %u vector%s will fit: the limit of descriptors is "
-		     "%ju; raise that limit with ulimit -n or LimitNOFILE=",
-		     (uintmax_t)nodes, S(nodes), s->opt.vectors, S(s->opt.vectors),
-		     (uintmax_t)limit.rlim_cur);
-	return true;
-}
-
 /* Starts to serve, once it is known what has been taken over. */
 static bool server_begin(struct server *s, const struct passed *in)
 {
@@ -516,7 +481,8 @@ static bool server_begin(struct server *s, const struct passed *in)
 	if (!group_find(&s->opt, &s->ledger->group) || !signals_open(s) || !background_begin(s) ||
 	    /* One that can be missing comes last: what ends the start anyway is said alone. */
 	    !(s->opt.pidfile_optional || pidfile_claim(&s->pidfile)) ||
-	    !(in->fits ? store_inherit(&s->store) : store_open_anew(s, in)) || !nodes_fit(s) ||
+	    !(in->fits ? store_inherit(&s->store) : store_open_anew(s, in)) ||
+	    !peers_fit(&s->mesh, s->parent < 0 ? 2 : 1) ||
 	    !socket_open(&s->clients, in->listener, group) ||
 	    !(pidfile_write(&s->pidfile) || pidfile_forgo(&s->pidfile)) ||
 	    !(in->fits || store_settle(&s->store)))
@@ -600,6 +566,7 @@ static bool server_resume(struct server *s, int ledger)
 	if (!log_in_background() || supervised(&s->supervisor))
 		standby_allow(&s->standby, false);
 	standby_want(&s->standby);
+	l->executing = false;
 	say("restarted in place, version " VERSION ", %zu node%s connected", s->mesh.count,
 	    S(s->mesh.count));
 	return true;

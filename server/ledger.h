@@ -135,7 +135,8 @@ struct ledger {
 	struct place before;             /* mesh: of the peer that is sent the batch */
 	struct mmsghdr batch[SCM_BATCH]; /* mesh: what is sent; msg_len says whether it has been */
 	int64_t deaths[DEATHS];          /* standby: when the server died, the last times */
-	int32_t standby; /* standby: that process; 0: none; -1: there is to be none */
+	int32_t standby;   /* standby: that process; 0: none; -1: there is to be none */
+	int32_t executing; /* restart, program: another program is to take over, and has not yet */
 };
 
 _Static_assert(TIMERS <= 8 && sizeof(struct place) == 24 && sizeof(struct peer) == 56 &&

@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/sockios.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -21,6 +22,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/types.h>
@@ -28,6 +30,7 @@
 
 #define PROTOCOL_VERSION 0
 #define MEMORY           (-1) /* the value beside the descriptor of the shared memory */
+#define PEERS_FEW        16   /* a server for fewer is warned of */
 
 /* How many peers have a serial number of at most this one: the index of the first peer behind. */
 static size_t peers_up_to(const struct mesh *m, uint64_t serial)
@@ -604,5 +607,36 @@ bool peers_watch(struct mesh *m)
 	set_each (sock, &m->present)
 		if (!end_watch(m, sock))
 			peer_let_go(m, sock, strerror(errno));
+	return true;
+}
+
+bool peers_fit(const struct mesh *m, unsigned int more)
+{
+	struct pollfd all[FD_SETSIZE];
+	struct rlimit limit;
+	rlim_t each = 1 + m->opt->vectors, used = more, nodes, n;
+
+	if (m->count > 0 || getrlimit(RLIMIT_NOFILE, &limit) < 0 ||
+	    limit.rlim_cur >= FD_SETSIZE + PEERS_FEW * each)
+		return true;
+	n = limit.rlim_cur < FD_SETSIZE ? limit.rlim_cur : FD_SETSIZE;
+	for (rlim_t fd = 0; fd < n; fd++)
+		all[fd] = (struct pollfd){.fd = (int)fd};
+	if (poll(all, n, 0) < 0)
+		return true;
+	for (rlim_t fd = 0; fd < n; fd++)
+		used += !(all[fd].revents & POLLNVAL);
+	nodes = used < limit.rlim_cur ? (limit.rlim_cur - used) / each : 0;
+	if (nodes == 0)
+		return complain(
+			"no node fits: a node takes %ju descriptor%s, and the server itself "
+			"needs %ju of the %ju that the limit allows; raise the limit with "
+			"ulimit -n or LimitNOFILE=",
+			(uintmax_t)each, S(each), (uintmax_t)used, (uintmax_t)limit.rlim_cur);
+	if (nodes < PEERS_FEW)
+		warn("warning: only %ju node%s of %u vector%s will fit: the limit of descriptors is "
+		     "%ju; raise that limit with ulimit -n or LimitNOFILE=",
+		     (uintmax_t)nodes, S(nodes), m->opt->vectors, S(m->opt->vectors),
+		     (uintmax_t)limit.rlim_cur);
 	return true;
 }

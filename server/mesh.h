@@ -151,4 +151,12 @@ bool peer_departed(const struct ledger *l, uint64_t serial);
 /* Has the ends of all peers watched: a server that takes over has some. */
 bool peers_watch(struct mesh *m);
 
+/*
+ * Whether the limit of descriptors leaves room for peers, where nobody is there yet, and so many
+ * more descriptors are to be opened. Returns false, having said why, if there is room for none, and
+ * says how many if they are few. What is open is counted only where the limit is so low that it
+ * matters.
+ */
+bool peers_fit(const struct mesh *m, unsigned int more);
+
 #endif

@@ -82,9 +82,13 @@ succeeded() { # PROCESS
 	eventually succeeded "$before"
 	PID=$(cat pid)
 	PIDS+=("$PID")
-	# It tries the program once more, by which it can now be executed.
-	eventually grep -q "restarted in place" log
+	eventually grep -q "$PROGRAM died when it took over, going on without a restart" log
 	has log "process $before died, and its standby goes on with 1 node,"
+	served
+	# It tries that only when it is told to.
+	hasnt log 'restarted in place'
+	kill -s HUP "$PID"
+	eventually grep -q 'restarted in place' log
 	served
 	stop_daemon
 }
