@@ -228,6 +228,13 @@ static bool server_succeed(struct server *s, fd_set *waiting)
 	return true;
 }
 
+/* Takes the locks again that belong to a table of descriptors, which is another by now. */
+static void locks_inherit(const struct server *s)
+{
+	file_inherit(s->ledger->lock, s->opt.object);
+	file_inherit(s->ledger->pidfile, s->opt.pidfile);
+}
+
 /*
  * Shows that this is the server now, which has a standby of its own already: who finds it by its
  * pidfile and kills it finds that. If the program on disk is another by now, that is tried, as at
@@ -266,10 +273,8 @@ static bool server_guard(struct server *s)
 	}
 	if (succeeded)
 		server_appear(s, &waiting);
-	if (standby_retire(&s->standby)) {
-		file_inherit(s->ledger->lock, s->opt.object);
-		file_inherit(s->ledger->pidfile, s->opt.pidfile);
-	}
+	if (standby_retire(&s->standby))
+		locks_inherit(s);
 	return true;
 }
 
@@ -563,6 +568,8 @@ static bool server_resume(struct server *s, int ledger)
 	if (!s->ledger->socket_ino)
 		socket_name(&s->listener);
 	children_reap(s); /* the signal may be gone */
+	if (s->ledger->standby == 0)
+		locks_inherit(s); /* a standby may have died meanwhile, and given them up */
 	if (!log_in_background() || supervised(&s->supervisor))
 		standby_allow(&s->standby, false);
 	standby_want(&s->standby);

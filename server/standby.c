@@ -47,7 +47,7 @@ void standby_want(struct standby *b)
 
 /*
  * Sleeps until the server has died, which the kernel tells by SIGCHLD. Who means the server by a
- * signal that ends it does not mean us. Ends the process if this cannot be.
+ * signal that ends it does not mean us. Ends the process if this cannot be, or another goes on.
  */
 static void server_await(struct standby *b)
 {
@@ -63,12 +63,15 @@ static void server_await(struct standby *b)
 		_exit(errno);
 	while (getppid() == b->server)
 		sigwaitinfo(&death, NULL);
+	/* At once: whoever goes on instead takes the locks that this process may still have. */
+	if (b->ledger->standby != getpid())
+		_exit(EXIT_SUCCESS);
 	b->died_ms = now_ms();
 	nanosleep(&(struct timespec){.tv_nsec = MOMENT_MS * 1000000L}, NULL);
 	sigprocmask(SIG_SETMASK, &before, NULL);
 }
 
-/* What the standby does until it takes the server's place, or ends, since another does. */
+/* What the standby does until it takes the server's place. */
 static void standby_live(struct standby *b, pid_t server)
 {
 	char *title = malloc(b->room);
@@ -84,8 +87,6 @@ static void standby_live(struct standby *b, pid_t server)
 			 program_invocation_short_name, (int)server);
 	}
 	server_await(b);
-	if (b->ledger->standby != getpid())
-		_exit(EXIT_SUCCESS);
 	if (title)
 		memcpy(b->title, title, b->room);
 	free(title);
