@@ -1,7 +1,7 @@
 #!/usr/bin/env bats
 # Restart in place of a server in the background: how it finds its program and its files again, and
 # what it holds. Its log is not ours to read: that another file is executed shows the restart.
-# shellcheck disable=SC2030,SC2031,SC2034,SC2103,SC2119,SC2153 # each test is a shell of its own
+# shellcheck disable=SC2016,SC2030,SC2031,SC2034,SC2103,SC2119,SC2153 # each test is a shell of its own
 
 load lib/restart
 
@@ -67,6 +67,13 @@ load lib/restart
 	stop
 }
 
+# A file has the lock that QEMU's server looks for.
+posix_locked() { # FILE
+	is "lock of fcntl(2) on $1" "$(perl -e 'use Fcntl; open(my $f, "+<", $ARGV[0]) or die;
+		my $lock = pack("s s l! l! i", F_WRLCK, 0, 0, 0, 0);
+		print fcntl($f, F_SETLK, $lock) ? "free" : $!{EAGAIN} || $!{EACCES} ? "held" : "$!"' "$1")" held
+}
+
 # Another process is the server, as the pidfile says.
 succeeded() { # PROCESS
 	[ "$(cat pid)" != "$1" ] && alive "$(cat pid)"
@@ -91,6 +98,41 @@ succeeded() { # PROCESS
 	eventually grep -q 'restarted in place' log
 	served
 	stop_daemon
+}
+
+# The standby has the locks of fcntl(2) when the new program begins, and gives them up as it dies.
+@test "in the background: the new program has all locks, also where the standby dies meanwhile" {
+	local how code
+	code='my $child = 0;
+		if ($purpose eq "resume") {
+			open(my $children, "<", "/proc/$$/task/$$/children");
+			$child = 0 + <$children> or die;
+			kill "KILL", $child;
+		}
+		for (1 .. 1000) {
+			last if !$child;
+			open(my $stat, "<", "/proc/$child/stat");
+			last if <$stat> =~ /\) Z/;
+			select(undef, undef, undef, 0.05);
+		}'
+	for how in retired dead; do
+		daemonize -f mem
+		peer
+		if [ "$how" = dead ]; then
+			before_original "$code"
+		else
+			before_original ''
+		fi
+		kill -s HUP "$PID"
+		eventually runs "$ORIGINAL"
+		eventually pgrep -f "^standby of [^ ]*, process $PID\$" >/dev/null
+		served
+		posix_locked mem
+		posix_locked pid
+		stop_daemon
+		kill "$PEER_PID"
+		replace "$ORIGINAL"
+	done
 }
 
 @test "in the background as another user" {
