@@ -74,6 +74,10 @@ posix_locked() { # FILE
 		print fcntl($f, F_SETLK, $lock) ? "free" : $!{EAGAIN} || $!{EACCES} ? "held" : "$!"' "$1")" held
 }
 
+standby_there() {
+	pgrep -f "^standby of [^ ]*, process $PID\$" >/dev/null
+}
+
 # Another process is the server, as the pidfile says.
 succeeded() { # PROCESS
 	[ "$(cat pid)" != "$1" ] && alive "$(cat pid)"
@@ -105,8 +109,8 @@ succeeded() { # PROCESS
 	local how code
 	code='my $child = 0;
 		if ($purpose eq "resume") {
-			open(my $children, "<", "/proc/$$/task/$$/children");
-			$child = 0 + <$children> or die;
+			open(my $standby, "-|", "pgrep", "-f", "^standby of [^ ]*, process $$\$");
+			$child = 0 + <$standby> or die;
 			kill "KILL", $child;
 		}
 		for (1 .. 1000) {
@@ -123,12 +127,13 @@ succeeded() { # PROCESS
 		else
 			before_original ''
 		fi
+		eventually standby_there
 		kill -s HUP "$PID"
 		eventually runs "$ORIGINAL"
-		eventually pgrep -f "^standby of [^ ]*, process $PID\$" >/dev/null
 		served
 		posix_locked mem
 		posix_locked pid
+		eventually standby_there
 		stop_daemon
 		kill "$PEER_PID"
 		replace "$ORIGINAL"
