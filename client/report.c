@@ -18,16 +18,16 @@ static const char *program_name(void)
 	return as_qemu() ? QEMU_NAME : "ivshmem_client";
 }
 
+/* At once, since a program that we run may write to the same file. */
 static void line_write(const char *format, va_list args, bool hint)
 {
-	char text[2 * WHY_SIZE];
+	char text[2 * WHY_SIZE], more[64] = "";
 
 	vsnprintf(text, sizeof(text), format, args);
-	fflush(stdout);
-	fprintf(stderr, "%s: %s", program_name(), text);
 	if (hint)
-		fprintf(stderr, " (see '%s --help')", program_name());
-	fputc('\n', stderr);
+		snprintf(more, sizeof(more), " (see '%s --help')", program_name());
+	fflush(stdout);
+	fprintf(stderr, "%s: %s%s\n", program_name(), text, more);
 }
 
 void complain(const char *format, ...)

@@ -573,3 +573,14 @@ receive notification: vector=1 count=1'
 	is 'status' "$STATUS" 0
 	stop
 }
+
+@test "an error is written at once, so that no line of others stands in it" {
+	need_strace
+	local args
+	for args in 'list' 'lits' "$SOCK list"; do
+		# shellcheck disable=SC2086 # several words
+		try strace -o "$WORK/trace" -e trace=write -e write=2 "$CLIENT" -S "$SOCK" $args
+		is "writes of $args" "$(grep -c '^write(2,' "$WORK/trace")" 1
+		grep -q '^write(2, "ivshmem_client: ' "$WORK/trace"
+	done
+}
