@@ -140,19 +140,23 @@ private_syslog() {
 	stop_daemon
 }
 
-@test "-d whose parent is killed in the middle: it serves, or nothing is left" {
+# Starts a server in the background whose parent is killed while the child, $CHILD, makes a system call.
+orphan() { # CALL ARGUMENT...
 	need_strace
-	local child
-	WRAP=(strace -D -f -o "$WORK/trace" -e trace=fallocate "--inject=fallocate:$HELD:when=1")
-	launch -d -i pid -f store -a -m 256M
-	eventually grep -qs fallocate "$WORK/trace"
-	child=$(awk '/fallocate/ { print $1; exit }' "$WORK/trace")
-	PIDS+=("$child")
+	WRAP=(strace -D -f -o "$WORK/trace" -e "trace=$1" "--inject=$1:$HELD:when=1")
+	launch -d -i pid -f store "${@:2}"
+	eventually grep -qs "$1" "$WORK/trace"
+	CHILD=$(awk -v call="$1" 'index($0, call) { print $1; exit }' "$WORK/trace")
+	PIDS+=("$CHILD")
 	kill -KILL "$PID"
 	wait "$PID" || true
-	let_go "$child"
+	let_go "$CHILD"
+}
+
+@test "-d whose parent is killed in the middle: it serves, or nothing is left" {
+	orphan fallocate -a -m 256M
 	decided() {
-		! alive "$child" || { [ -S "$SOCK" ] && greeting "$SOCK" 1 >/dev/null 2>&1; }
+		! alive "$CHILD" || { [ -S "$SOCK" ] && greeting "$SOCK" 1 >/dev/null 2>&1; }
 	}
 	eventually decided
 	if [ -e pid ] && alive "$(cat pid)"; then
@@ -575,11 +579,6 @@ bytes_of() {
 }
 
 # --- the standby: what becomes of nodes is in standby.t.c
-
-standby_there() {
-	STANDBY=$(pgrep -f "^standby of [^ ]*, process $PID\$")
-}
-
 
 @test "what the log says of the standby" {
 	local deaths now given_up began=()
@@ -1057,17 +1056,8 @@ flushed() { # NUMBER
 }
 
 @test "a parent that is gone does not end the server, nor the shrinking that comes last" {
-	local child
-	need_strace
 	truncate -s 8M store
-	WRAP=(strace -D -f -o "$WORK/trace" -e trace=flock "--inject=flock:$HELD:when=1")
-	launch -d -i pid -f store -t -m 4M
-	eventually grep -qs flock "$WORK/trace"
-	child=$(awk '/flock/ { print $1; exit }' "$WORK/trace")
-	PIDS+=("$child")
-	kill -KILL "$PID"
-	wait "$PID" || true
-	let_go "$child"
+	orphan flock -t -m 4M
 	eventually test -s pid
 	PID=$(cat pid)
 	PIDS+=("$PID")

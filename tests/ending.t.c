@@ -15,12 +15,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-/* What greetings under way get when the server ends, as the program has it. */
-#define GREETING_MS 1000
-
-/* How often what takes longer than that is tried again. */
-#define TRIES 30
-
 /*
  * Lets clients read until each has had its answer and the end of its stream, from a server that was
  * told to end at that moment. Returns false if they were too late: not before the time was over may

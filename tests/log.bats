@@ -225,8 +225,7 @@ no_syslog() {
 }
 
 @test "the standby logs on in the same file, also in one that was moved before" {
-	local standby died
-	standby_there() { standby=$(pgrep -f "^standby of [^ ]*, process $PID\$"); }
+	local died
 	daemonize -f store -o file
 	peer
 	eventually standby_there
@@ -241,7 +240,7 @@ no_syslog() {
 	replace "$WORK/good"
 	died=$PID
 	kill -KILL "$PID"
-	PID=$standby
+	PID=$STANDBY
 	PIDS+=("$PID")
 	eventually grep -q "\\[$PID\\]: process $died died, and its standby goes on with 1 node" file
 	eventually grep -q "\\[$PID\\]: restarted in place" file

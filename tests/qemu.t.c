@@ -438,12 +438,6 @@ static struct node *node_launch_waiting(unsigned int vectors)
 	return n;
 }
 
-/* What greetings under way get when the server ends, as the program has it. */
-#define GREETING_MS 1000
-
-/* How often what takes longer than that, on a busy machine, is tried again. */
-#define TRIES 30
-
 /* Tells a server to end that is stopped, and lets it go on. */
 static void server_stop_stopped(void)
 {

@@ -74,10 +74,6 @@ posix_locked() { # FILE
 		print fcntl($f, F_SETLK, $lock) ? "free" : $!{EAGAIN} || $!{EACCES} ? "held" : "$!"' "$1")" held
 }
 
-standby_there() {
-	pgrep -f "^standby of [^ ]*, process $PID\$" >/dev/null
-}
-
 # Another process is the server, as the pidfile says.
 succeeded() { # PROCESS
 	[ "$(cat pid)" != "$1" ] && alive "$(cat pid)"

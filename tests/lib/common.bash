@@ -323,6 +323,12 @@ listens_at() { # PATH
 	grep -q " 00010000 .* $1\$" /proc/net/unix
 }
 
+# The server has a standby, $STANDBY.
+# shellcheck disable=SC2034
+standby_there() {
+	STANDBY=$(pgrep -f "^standby of [^ ]*, process $PID\$")
+}
+
 ended() { # PID
 	! alive "$1"
 }

@@ -21,6 +21,12 @@
 
 struct supervisor;
 
+/* What greetings under way get when the server ends, as the program has it. */
+#define GREETING_MS 1000
+
+/* How often what takes longer than that, on a busy machine, is tried again. */
+#define TRIES 30
+
 struct server {
 	/* Set before the start; zero: as the test itself. */
 	struct rlimit descriptors;     /* RLIMIT_NOFILE */
