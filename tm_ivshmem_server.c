@@ -228,7 +228,7 @@ static bool server_succeed(struct server *s, fd_set *waiting)
 	return true;
 }
 
-/* Takes the locks again that belong to a table of descriptors, which is another by now. */
+/* Takes the locks again, since the process, or its table of descriptors, is another by now. */
 static void locks_inherit(const struct server *s)
 {
 	file_inherit(s->ledger->lock, s->opt.object);
@@ -242,7 +242,7 @@ static void locks_inherit(const struct server *s)
  */
 static void server_appear(struct server *s, const fd_set *waiting)
 {
-	file_inherit(s->ledger->lock, s->opt.object);
+	locks_inherit(s);
 	pidfile_inherit(&s->pidfile);
 	warn("process %d died, and its standby goes on with %zu node%s, after %" PRId64 " ms",
 	     (int)s->standby.server, s->mesh.count, S(s->mesh.count),

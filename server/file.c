@@ -351,7 +351,6 @@ void pidfile_inherit(struct pidfile *p)
 
 	if (p->ledger->pidfile < 0)
 		return;
-	file_inherit(p->ledger->pidfile, p->opt->pidfile);
 	n = pread(p->ledger->pidfile, p->found, sizeof(p->found) - 1, 0);
 	p->found[n > 0 ? n : 0] = '\0';
 	pidfile_write(p);

@@ -94,7 +94,7 @@ bool pidfile_claim(struct pidfile *p);
  * Returns false, having said why. */
 bool pidfile_write(struct pidfile *p);
 
-/* Writes and locks the pidfile once more, where the process that did so has died. */
+/* Writes the pidfile once more, where the process that did so has died. */
 void pidfile_inherit(struct pidfile *p);
 
 /* Removes the pidfile; one that a start that fails has found is left as it was. */
