@@ -216,7 +216,8 @@ static bool server_succeed(struct server *s, fd_set *waiting)
 	status_begin(&s->status);
 	flush_inherit(&s->store);
 	peers_restore(&s->mesh);
-	descriptors_keep(&s->restart, false); /* it may have died when it was about to execute */
+	if (s->ledger->executing)
+		descriptors_keep(&s->restart, false); /* as they were for that */
 	clients_find(&s->clients, waiting);
 	descriptors_sweep(&s->restart, waiting);
 	s->reserve = (struct reserve){-1, -1};

@@ -113,14 +113,6 @@ static void program_execute(struct restart *r, const char *purpose)
 	unsetenv(LEDGER_VARIABLE);
 }
 
-/* The same to go on with it; says in the ledger how long that takes. */
-static void program_resume(struct restart *r)
-{
-	r->ledger->executing = true;
-	program_execute(r, "resume");
-	r->ledger->executing = false;
-}
-
 /* What stands on disk; zeroes where there is nothing. */
 static struct stat program_on_disk(const struct restart *r)
 {
@@ -188,13 +180,15 @@ void trial_ended(struct restart *r, int status, bool wanted)
 	}
 	if (!wanted)
 		return;
+	r->ledger->executing = true;
 	if (!descriptors_keep(r, true))
 		fail("cannot keep descriptors open, going on without a restart");
 	else if (program_tried(r)) /* looked at last, since what stands there is executed */
-		program_resume(r);
+		program_execute(r, "resume");
 	else
 		again = true;
 	descriptors_keep(r, false);
+	r->ledger->executing = false;
 	if (again)
 		trial_start(r);
 }
