@@ -255,7 +255,6 @@ static void server_appear(struct server *s, const fd_set *waiting)
 			 s->restart.program);
 	else if (!program_runs(&s->restart))
 		trial_start(&s->restart);
-	s->ledger->executing = false;
 }
 
 /*
@@ -276,6 +275,7 @@ static bool server_guard(struct server *s)
 		server_appear(s, &waiting);
 	if (standby_retire(&s->standby))
 		locks_inherit(s);
+	s->ledger->executing = false; /* whoever was executed has a standby of its own now */
 	return true;
 }
 
@@ -574,7 +574,6 @@ static bool server_resume(struct server *s, int ledger)
 	if (!log_in_background() || supervised(&s->supervisor))
 		standby_allow(&s->standby, false);
 	standby_want(&s->standby);
-	l->executing = false;
 	say("restarted in place, version " VERSION ", %zu node%s connected", s->mesh.count,
 	    S(s->mesh.count));
 	return true;
